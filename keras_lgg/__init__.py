@@ -1,0 +1,16 @@
+"""Train networks by the geometry of their latent spaces, with Keras 3."""
+
+from keras_lgg import constraints, graphs, layers, losses
+from keras_lgg.models import Distiller, GeometryModel, Penalty
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Distiller",
+    "GeometryModel",
+    "Penalty",
+    "constraints",
+    "graphs",
+    "layers",
+    "losses",
+]

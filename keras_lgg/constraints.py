@@ -1,0 +1,58 @@
+"""Constraints on kernels that keep a network's layers from amplifying deviations."""
+
+import keras
+from keras import ops
+
+from keras_lgg import graphs
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class Parseval(keras.constraints.Constraint):
+    """One step towards a kernel with orthonormal rows, after each update of the optimizer.
+
+    With W of shape ``(outputs, everything else)``: ``W <- (1 + beta) W - beta W W.T W``. A
+    singular value s becomes ``s (1 + beta - beta s**2)`` and so moves towards 1, as long as
+    ``s**2 < (2 + beta) / beta`` (s below 14 at the default), which every usual initialiser meets.
+
+    Args:
+        beta: Number in (0, 0.5], the size of the step.
+
+    Call arguments:
+        w: Kernel with the outputs on its last axis: ``(in, out)`` of a Dense layer,
+            ``(height, width, in, out)`` of a convolution.
+
+    Returns:
+        Kernel of the same shape and dtype.
+
+    Raises:
+        ValueError: If ``beta`` is out of its range, or the kernel has fewer than two axes.
+
+    Example:
+        >>> import keras, keras_lgg as lgg
+        >>> layer = keras.layers.Dense(4, kernel_constraint=lgg.constraints.Parseval(beta=0.01))
+
+    Reference: Cisse et al., "Parseval networks", ICML 2017, https://arxiv.org/abs/1704.08847,
+    section 4.
+    """
+
+    def __init__(self, beta=0.01):
+        graphs.check_positive("beta", beta)
+        if beta > 0.5:
+            raise graphs.invalid("beta", "a number in (0, 0.5], such as 0.01", beta)
+        self.beta = beta
+
+    def __call__(self, w):
+        shape = tuple(w.shape)
+        if len(shape) < 2:
+            raise graphs.invalid("w", "a kernel of at least two axes", f"shape {shape}")
+        kernel = ops.reshape(w, (-1, shape[-1]))  # the transpose of W
+        transposed = ops.transpose(kernel)
+        # (K K.T) K == K (K.T K): form the smaller Gram matrix.
+        if kernel.shape[0] < kernel.shape[1]:
+            cube = ops.matmul(ops.matmul(kernel, transposed), kernel)
+        else:
+            cube = ops.matmul(kernel, ops.matmul(transposed, kernel))
+        return ops.reshape((1.0 + self.beta) * kernel - self.beta * cube, shape)
+
+    def get_config(self):
+        return {"beta": self.beta}

@@ -1,0 +1,108 @@
+"""Layers that put the losses of this package inside a functional model."""
+
+import keras
+from keras import ops
+
+from keras_lgg import losses
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class GeometryPenalty(keras.layers.Layer):
+    """Adds a loss on the latent geometry to the model, and passes its input on unchanged.
+
+    The loss goes through `add_loss`, so plain ``compile`` and ``fit`` train it. The layer has
+    no effect on the model's outputs.
+
+    Args:
+        loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
+            ``(labels, representation)``.
+        weight: Factor of the loss, at least 0. It is kept as a variable: ``layer.weight``.
+        **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A representation ``(n, ...)``, or a list of them, in their order along the depth.
+            A loss on single layers is averaged over the list.
+        labels: Class labels of the batch, such as an input of the model, where the loss needs
+            them.
+
+    Returns:
+        The last of the inputs, with its mask.
+
+    Raises:
+        ValueError: If the loss cannot act: labels are missing, a loss across layers has one
+            layer, a distillation loss has no teacher here.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> x = keras.Input((8,))
+        >>> h1 = keras.layers.Dense(16, "relu")(x)
+        >>> h2 = keras.layers.Dense(16, "relu")(h1)
+        >>> h2 = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation(), weight=0.1)([h1, h2])
+        >>> model = keras.Model(x, keras.layers.Dense(3, "softmax")(h2))
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> _ = model.fit(np.zeros((6, 8)), np.arange(6) % 3, verbose=0)
+
+    Reference: Algorithms 14(2):39, section 4.3.
+    """
+
+    def __init__(self, loss, weight=1.0, **kwargs):
+        # Inputs must come out as they went in, and labels must not be rounded to float16.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.loss = losses.check_loss(loss)
+        if losses.is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+            raise ValueError(
+                f"The layer '{self.name}' has no teacher. Expected a loss on one network. "
+                f"Received: {type(loss).__name__}, which compares a teacher with a student. "
+                "Use keras_lgg.Distiller(teacher, student, penalties)."
+            )
+        self.weight = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(losses.check_weight(weight)),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            name="weight",
+        )
+
+    def call(self, inputs, labels=None):
+        layers = inputs if isinstance(inputs, list | tuple) else [inputs]
+        self._check_can_act(layers, labels)
+        value = losses.loss_on_layers(self.loss, list(layers), labels)
+        self.add_loss(ops.cast(self.weight, value.dtype) * value)
+        return layers[-1]
+
+    def compute_output_spec(self, inputs, labels=None):
+        layers = inputs if isinstance(inputs, list | tuple) else [inputs]
+        self._check_can_act(layers, labels)
+        return keras.KerasTensor(layers[-1].shape, dtype=layers[-1].dtype)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return previous_mask[-1] if isinstance(previous_mask, list | tuple) else previous_mask
+
+    def _check_can_act(self, layers, labels):
+        if losses.loss_needs_labels(self.loss) and labels is None:
+            raise ValueError(
+                f"The layer '{self.name}' needs class labels. Expected them as an argument, for "
+                f"{type(self.loss).__name__}. Received: labels=None. Make the labels an input of "
+                "the model and call layer(x, labels=labels_input)."
+            )
+        if getattr(self.loss, "across_layers", False) and len(layers) < 2:
+            raise ValueError(
+                f"The layer '{self.name}' compares layers with each other. Expected a list of at "
+                f"least two representations, for {type(self.loss).__name__}. Received: "
+                f"{len(layers)}. Call layer([h1, h2])."
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "weight": float(self.weight),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})

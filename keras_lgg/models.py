@@ -1,0 +1,542 @@
+"""Models that train a base model, or a student, under geometry penalties."""
+
+import contextlib
+import contextvars
+import inspect
+import re
+
+import keras
+from keras import ops
+
+from keras_lgg import losses
+from keras_lgg.taps import tapped_model
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class Penalty:
+    """A loss on the latent geometry: which loss, at which layers, how strongly.
+
+    Args:
+        loss: A loss of `keras_lgg.losses`; any Keras loss of ``(labels, representation)`` (in a
+            `Distiller`: of ``(teacher, student)`` representations); in a `Distiller` also
+            `keras.distillation.LogitsDistillation` and `FeatureDistillation`.
+        taps: In a `GeometryModel`: the name of a layer, or a list of them in their order along
+            the depth. In a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A
+            layer of a nested model is named by its path, ``"backbone/block3"``. ``None`` is the
+            output of the model. A loss on single layers is averaged over its taps.
+        weight: Factor of the penalty in the total loss, at least 0.
+        name: Name of the metric that logs the unweighted value; by default that of the loss.
+        labels: Which target holds the class labels, where the model has several: its key or
+            index in ``y``.
+
+    Attributes:
+        weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
+            the next step, with no new ``compile``.
+
+    Raises:
+        ValueError: If an argument is not of these forms.
+
+    Example:
+        >>> import keras_lgg as lgg
+        >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["conv1", "conv2"], weight=0.1)
+        >>> penalty.name, round(float(penalty.weight), 3)
+        ('graph_variation', 0.1)
+    """
+
+    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None):
+        self.loss = losses.check_loss(loss)
+        self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
+        self.weight = keras.Variable(
+            losses.check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
+        )
+        self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
+        self.labels = labels
+
+    def get_config(self):
+        return {
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "taps": self.taps,
+            "weight": float(self.weight),
+            "name": self.name,
+            "labels": self.labels,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+class PenalizedModel(keras.Model):
+    """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of its loss.
+
+    The total loss is the compiled loss, plus the `losses` of the layers inside, plus the sum of
+    ``weight * value`` over the penalties, in training and in evaluation alike.
+    """
+
+    def __init__(self, core, penalties, **kwargs):
+        kwargs.setdefault("dtype", core.dtype_policy)
+        # Inputs go to the core as they are: it knows which dtypes it wants.
+        super().__init__(autocast=False, **kwargs)
+        self.penalties = _check_penalties(penalties)
+        # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
+        self._penalty_weights = [penalty.weight for penalty in self.penalties]
+        self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
+        if hasattr(core, "output_names"):
+            self.output_names = core.output_names
+        self.built = core.built
+
+    def call(self, inputs, training=None):
+        record = _record.get()
+        if record is None or not self._tapped:
+            return self._core(inputs, training=training)
+        outputs, record[id(self)] = self._tapped(inputs, training=training)
+        return outputs
+
+    @contextlib.contextmanager
+    def recording_taps(self):
+        """Keep what the taps see in a call of the model for the `compute_loss` that follows.
+
+        ``fit`` and ``evaluate`` do this by themselves; a training loop of your own needs it.
+
+        Example:
+            >>> import keras, numpy as np, keras_lgg as lgg
+            >>> base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="h")])
+            >>> model = lgg.GeometryModel(
+            ...     base, [lgg.Penalty(lgg.losses.GraphSmoothness(), taps="h")]
+            ... )
+            >>> model.compile("sgd")
+            >>> x, y = np.zeros((2, 4), "float32"), np.array([0, 1])
+            >>> with model.recording_taps():
+            ...     float(model.compute_loss(x, y, model(x, training=True)))
+            2.0
+        """
+        # Per context, hence per thread: the replicas of a distribution strategy do not mix. What
+        # was recorded ends with the step, so no tracer outlives it.
+        token = _record.set({**(_record.get() or {})})
+        try:
+            yield
+        finally:
+            _record.reset(token)
+
+    # These two take and return what each backend's trainer does.
+    def train_step(self, *args, **kwargs):
+        with self.recording_taps():
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        with self.recording_taps():
+            return super().test_step(*args, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.loss is None and not self.losses:
+            total = ops.zeros((), dtype="float32")
+        else:
+            total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        taps = self._recorded_taps(x, training)
+        batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
+        values = self._penalty_values(x, y, y_pred, taps)
+        for penalty, metric, value in zip(
+            self.penalties, self._penalty_metrics, values, strict=True
+        ):
+            metric.update_state(value, sample_weight=batch)
+            total = total + ops.cast(ops.cast(penalty.weight, value.dtype) * value, total.dtype)
+        return total
+
+    def _recorded_taps(self, x, training):
+        taps = (_record.get() or {}).get(id(self))
+        if taps is not None or not self._tapped:
+            return taps
+        if not training:  # no state can move: a second pass is exact (Keras builds losses so)
+            return self._tapped.infer(x)[1]
+        raise ValueError(
+            "The penalties have no taps to act on. Expected compute_loss() after a call of the "
+            "model inside `with model.recording_taps():`. Received: no such call. In a "
+            "training loop of your own, put both calls inside that block."
+        )
+
+    def _labels(self, penalty, y):
+        """The class labels that a penalty reads from the targets ``y``."""
+        if penalty.labels is not None and y is not None:
+            try:
+                y = y[penalty.labels]
+            except (KeyError, IndexError, TypeError):
+                keys = list(y) if isinstance(y, dict) else len(keras.tree.flatten(y))
+                raise ValueError(
+                    f"The penalty '{penalty.name}' finds no labels={penalty.labels!r} in y. "
+                    f"Expected a key or index of the targets. Received: targets {keys}."
+                ) from None
+        targets = [] if y is None else keras.tree.flatten(y)
+        if len(targets) != 1:
+            advice = (
+                "Pass y to fit() and evaluate()."
+                if not targets
+                else "Say which with lgg.Penalty(..., labels=<key or index in y>)."
+            )
+            raise ValueError(
+                f"The penalty '{penalty.name}' needs class labels. Expected one target array. "
+                f"Received: {len(targets)} of them. {advice}"
+            )
+        return targets[0]
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        restored = {
+            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+            for key, value in config.items()
+        }
+        return cls(**restored)
+
+
+# Maps each model that runs inside `recording_taps` to what its taps saw.
+_record = contextvars.ContextVar("keras_lgg_record", default=None)
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class GeometryModel(PenalizedModel):
+    """Trains a model under penalties on the latent geometry of its layers.
+
+    Use it as any Keras model. ``model.base`` is the plain model: it shares the weights, holds
+    nothing of this package, and is what you deploy.
+
+    Args:
+        base: Functional or Sequential model (any model where every ``taps`` is ``None``).
+        penalties: List of `Penalty`.
+        **kwargs: ``name`` and the other arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If a tap is unknown or cannot be reached, or a penalty cannot act on one
+            network.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> base = keras.Sequential(
+        ...     [
+        ...         keras.Input((8,)),
+        ...         keras.layers.Dense(16, "relu", name="h1"),
+        ...         keras.layers.Dense(16, "relu", name="h2"),
+        ...         keras.layers.Dense(3, "softmax"),
+        ...     ]
+        ... )
+        >>> model = lgg.GeometryModel(
+        ...     base,
+        ...     penalties=[
+        ...         lgg.Penalty(lgg.losses.SmoothnessVariation(power=2), ["h1", "h2"], weight=1e-3)
+        ...     ],
+        ... )
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> x, y = np.random.default_rng(0).random((20, 8)), np.arange(20) % 3
+        >>> history = model.fit(x, y, verbose=0)
+        >>> sorted(history.history)
+        ['loss', 'smoothness_variation']
+
+    Reference: Algorithms 14(2):39, sections 4.2 and 4.3.
+    """
+
+    def __init__(self, base, penalties, **kwargs):
+        super().__init__(base, penalties, **kwargs)
+        self.base = base
+        paths = []
+        for penalty in self.penalties:
+            _check_base_penalty(penalty, base)
+            paths += _layer_taps(penalty) if penalty.taps is not None else []
+        self._tapped = _Untracked.of(base, paths)
+
+    @property
+    def _core(self):
+        return self.base
+
+    def _penalty_values(self, x, y, y_pred, taps):
+        values = []
+        for penalty in self.penalties:
+            representations = (
+                [y_pred] if penalty.taps is None else [taps[path] for path in _layer_taps(penalty)]
+            )
+            needs_labels = losses.loss_needs_labels(penalty.loss)
+            labels = self._labels(penalty, y) if needs_labels else None
+            values.append(losses.loss_on_layers(penalty.loss, representations, labels))
+        return values
+
+    def get_config(self):
+        base = keras.saving.serialize_keras_object(self.base)
+        return {**super().get_config(), "base": base}
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class Distiller(PenalizedModel):
+    """Trains a student to mimic a teacher's latent geometry, its outputs, or both.
+
+    The teacher runs in inference mode, outside the gradient; it is never changed, not even its
+    ``trainable`` flag. ``distiller.student`` is the plain model that you deploy.
+
+    Args:
+        teacher: Trained model (Functional or Sequential where it is tapped). ``None`` restores a
+            distiller that was saved without it: assign ``distiller.teacher`` before ``fit``.
+        student: Model to train, of the same inputs.
+        penalties: List of `Penalty`, with ``taps`` as ``(teacher layer, student layer)`` pairs.
+        **kwargs: ``name`` and the other arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If a tap is unknown or cannot be reached, or a penalty compares no teacher
+            with a student.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> def network(width):
+        ...     return keras.Sequential(
+        ...         [
+        ...             keras.Input((8,)),
+        ...             keras.layers.Dense(width, "relu", name="hidden"),
+        ...             keras.layers.Dense(3, "softmax"),
+        ...         ]
+        ...     )
+        >>> distiller = lgg.Distiller(
+        ...     network(64),
+        ...     network(8),
+        ...     penalties=[
+        ...         lgg.Penalty(lgg.losses.GraphDistillation(), [("hidden", "hidden")], weight=25.0)
+        ...     ],
+        ... )
+        >>> distiller.compile("adam", "sparse_categorical_crossentropy")
+        >>> x, y = np.random.default_rng(0).random((20, 8)), np.arange(20) % 3
+        >>> history = distiller.fit(x, y, verbose=0)
+        >>> sorted(history.history)
+        ['graph_distillation', 'loss']
+
+    Reference: Algorithms 14(2):39, section 4.1.
+    """
+
+    def __init__(self, teacher, student, penalties, **kwargs):
+        super().__init__(student, penalties, **kwargs)
+        self.student = student
+        self._pairs = [_teacher_student_taps(penalty) for penalty in self.penalties]
+        paths = [path for pairs in self._pairs for _, path in pairs if path is not None]
+        self._tapped = _Untracked.of(student, paths)
+        self.teacher = teacher
+
+    @property
+    def _core(self):
+        return self.student
+
+    @property
+    def teacher(self):
+        """The teacher, or ``None`` until one is assigned."""
+        return self._teacher.model
+
+    def __setattr__(self, name, value):
+        # Keras tracks each model that is set as an attribute: the teacher's variables would then
+        # be trained with the student's, and its losses added to the student's.
+        if name == "teacher":
+            self._set_teacher(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_teacher(self, teacher):
+        if teacher is not None and not teacher.built:
+            raise ValueError(
+                f"The teacher '{teacher.name}' has no weights yet. Expected a trained model. "
+                "Received: one that has not been built. Call it on a batch or build it first."
+            )
+        paths = [path for pairs in self._pairs for path, _ in pairs if path is not None]
+        self._teacher = _Untracked.of(teacher, paths)
+        # A function that was compiled with another teacher must not be used again.
+        self.train_function = self.test_function = None
+
+    @property
+    def non_trainable_variables(self):
+        """Of the student, and all of the teacher's: the step reads them, the optimizer does not."""
+        own = super().non_trainable_variables
+        if self.teacher is None:
+            return own
+        known = {id(v) for v in self.variables}
+        return own + [v for v in self.teacher.variables if id(v) not in known]
+
+    def _penalty_values(self, x, y, y_pred, taps):
+        if self.teacher is None:
+            raise ValueError(
+                "The distiller has no teacher. Expected one for fit() and evaluate(). Received: a "
+                "distiller that was saved without it. Assign it first: distiller.teacher = teacher."
+            )
+        teacher_outputs, teacher_taps = self._teacher.infer(x)
+        values = []
+        for penalty, pairs in zip(self.penalties, self._pairs, strict=True):
+            found = [
+                _distillation_value(
+                    penalty.loss,
+                    teacher_outputs if theirs is None else teacher_taps[theirs],
+                    y_pred if ours is None else taps[ours],
+                    lambda penalty=penalty: self._labels(penalty, y),
+                )
+                for theirs, ours in pairs
+            ]
+            values.append(sum(found) / len(found))
+        return values
+
+    def save(self, filepath, *args, include_teacher=True, **kwargs):
+        """As `keras.Model.save`, with or without the teacher and its weights in the file."""
+        teacher = self._teacher
+        if not include_teacher:
+            self._teacher = _Untracked.of(None, [])
+        try:
+            return super().save(filepath, *args, **kwargs)
+        finally:
+            self._teacher = teacher
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        teacher = None if self.teacher is None else serialize(self.teacher)
+        return {**super().get_config(), "teacher": teacher, "student": serialize(self.student)}
+
+
+class _Untracked:
+    """A model with its tapped twin, out of sight of Keras, which tracks models in attributes."""
+
+    def __init__(self, model, tapped):
+        self.model = model
+        self._tapped = tapped
+
+    @classmethod
+    def of(cls, model, paths):
+        unique = list(dict.fromkeys(paths))
+        return cls(model, tapped_model(model, unique) if unique and model is not None else None)
+
+    def __bool__(self):
+        return self._tapped is not None
+
+    def __call__(self, inputs, training=None):
+        return self._tapped(inputs, training=training)
+
+    def infer(self, inputs):
+        """``(outputs, taps)`` in inference mode, with no gradient and no trace in the model.
+
+        `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
+        """
+        runner = self._tapped or self.model
+        takes_training = "training" in inspect.signature(runner.call).parameters
+        with _no_gradient():
+            result, _ = runner.stateless_call(
+                [v.value for v in runner.trainable_variables],
+                [v.value for v in runner.non_trainable_variables],
+                inputs,
+                **({"training": False} if takes_training else {}),
+            )
+        result = keras.tree.map_structure(ops.stop_gradient, result)
+        return result if self else (result, {})
+
+
+def _no_gradient():
+    """A context in which PyTorch keeps no graph; elsewhere `stop_gradient` prunes it all."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+def _distillation_value(loss, teacher, student, get_labels):
+    if losses.is_keras_distillation(loss):  # of keras.distillation
+        loss.validate_outputs(teacher, student)
+        return loss.compute_loss(teacher, student)
+    if getattr(loss, "needs_labels", False):
+        return ops.sum(loss((teacher, get_labels()), student))
+    return ops.sum(loss(teacher, student))
+
+
+def _layer_taps(penalty):
+    return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
+
+
+def _teacher_student_taps(penalty):
+    """The (teacher, student) pairs of layers of a penalty; None in a pair is the output."""
+    loss = penalty.loss
+    if not losses.is_keras_distillation(loss) and not getattr(loss, "needs_teacher", True):
+        raise ValueError(
+            f"The penalty '{penalty.name}' does not compare a teacher with a student. Expected a "
+            "distillation loss in a Distiller, such as lgg.losses.GraphDistillation. Received: "
+            f"{type(loss).__name__}. To put it on the student, add a "
+            "lgg.layers.GeometryPenalty to the student."
+        )
+    named = (getattr(loss, "teacher_layer_name", None), getattr(loss, "student_layer_name", None))
+    if named != (None, None):  # keras.distillation.FeatureDistillation names its own layers
+        if penalty.taps is not None:
+            raise ValueError(
+                f"The penalty '{penalty.name}' names its layers twice. Expected them in the loss "
+                f"or in `taps`. Received: {named} in the loss and taps={penalty.taps}. "
+                "Leave out one of the two."
+            )
+        return [named]
+    if penalty.taps is None:
+        return [(None, None)]
+    pairs = penalty.taps
+    if (
+        isinstance(pairs, str)
+        or not pairs
+        or not all(
+            not isinstance(pair, str) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+            for pair in pairs
+        )
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected a list "
+            f"of (teacher layer, student layer) pairs. Received: taps={pairs!r}. "
+            "Write for instance taps=[('teacher_block1', 'student_block1')]."
+        )
+    return [tuple(pair) for pair in pairs]
+
+
+def _check_base_penalty(penalty, base):
+    loss, taps = penalty.loss, penalty.taps
+    if losses.is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares a teacher with a student. Expected a loss on "
+            f"one network in a GeometryModel. Received: {type(loss).__name__}. "
+            "Use lgg.Distiller(teacher, student, penalties)."
+        )
+    if taps is not None and not (
+        taps and all(isinstance(path, str) for path in _layer_taps(penalty))
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected the name "
+            f"of a layer or a list of names. Received: taps={taps!r}."
+        )
+    if getattr(loss, "across_layers", False) and len(_layer_taps(penalty) if taps else []) < 2:
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares layers with each other. Expected at least two "
+            f"taps. Received: taps={taps!r}. Name them in their order along the depth, such as "
+            "taps=['block1', 'block2']."
+        )
+    outputs = getattr(base, "outputs", None)
+    if taps is None and outputs is not None and len(outputs) > 1:
+        raise ValueError(
+            f"The penalty '{penalty.name}' cannot tell which output it acts on. Expected `taps` "
+            f"in a model of several outputs. Received: taps=None with {len(outputs)} outputs. "
+            f"Name one of the output layers: {base.output_names}."
+        )
+
+
+def _check_penalties(penalties):
+    penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
+    for penalty in penalties:
+        if not isinstance(penalty, Penalty):
+            raise ValueError(
+                "Invalid value for argument `penalties`. Expected a list of keras_lgg.Penalty. "
+                f"Received: {penalty!r} in it. Wrap a loss as lgg.Penalty(loss, taps=[...])."
+            )
+    names = [penalty.name for penalty in penalties]
+    for name in names:
+        if names.count(name) > 1 or name == "loss":
+            raise ValueError(
+                f"The penalty name '{name}' is taken. Expected one name for each metric. Received: "
+                f"penalties named {names}. Pass lgg.Penalty(..., name='another_name')."
+            )
+    return penalties
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

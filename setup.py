@@ -1,0 +1,46 @@
+"""Package metadata. The version is that of `keras_lgg/__init__.py`."""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "keras_lgg" / "__init__.py").read_text(), re.MULTILINE
+).group(1)
+
+EXTRAS = {
+    # tensorflow-datasets 4.9.10 imports importlib_resources and does not declare it.
+    "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+    # keras-tuner 1.4.8 imports tensorboard, which TensorFlow 2.21 no longer brings.
+    "tuner": ["keras-tuner>=1.4.7", "tensorboard"],
+    "plots": ["matplotlib>=3.8", "networkx>=3.2"],
+    "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
+    "manifolds": ["scipy>=1.13", "pyriemann>=0.7", "scikit-learn>=1.5"],
+    "jax": ["jax>=0.4.35"],
+    "torch": ["torch>=2.4"],
+    "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
+    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5"],
+}
+EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *EXTRAS["jax"], *EXTRAS["examples"]]
+
+setup(
+    name="keras_lgg",
+    version=VERSION,
+    description="Train Keras 3 networks by the geometry of their latent spaces",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=["keras_lgg"],
+    python_requires=">=3.11",
+    install_requires=["keras>=3.12,<4", "tensorflow>=2.18", "numpy>=1.26"],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
