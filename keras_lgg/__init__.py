@@ -1,7 +1,8 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
 from keras_lgg import constraints, graphs, layers, losses
-from keras_lgg.models import Distiller, GeometryModel, Penalty
+from keras_lgg.models import Distiller, GeometryModel
+from keras_lgg.penalties import Penalty
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_lgg import graphs
+from keras_lgg import checks
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -31,20 +31,19 @@ class Parseval(keras.constraints.Constraint):
         >>> import keras, keras_lgg as lgg
         >>> layer = keras.layers.Dense(4, kernel_constraint=lgg.constraints.Parseval(beta=0.01))
 
-    Reference: Cisse et al., "Parseval networks", ICML 2017, https://arxiv.org/abs/1704.08847,
-    section 4.
+    Reference: Cisse et al., "Parseval networks", ICML 2017, https://arxiv.org/abs/1704.08847
     """
 
     def __init__(self, beta=0.01):
-        graphs.check_positive("beta", beta)
+        checks.check_positive("beta", beta)
         if beta > 0.5:
-            raise graphs.invalid("beta", "a number in (0, 0.5], such as 0.01", beta)
+            raise checks.invalid("beta", "a number in (0, 0.5], such as 0.01", beta)
         self.beta = beta
 
     def __call__(self, w):
         shape = tuple(w.shape)
         if len(shape) < 2:
-            raise graphs.invalid("w", "a kernel of at least two axes", f"shape {shape}")
+            raise checks.invalid("w", "a kernel of at least two axes", f"shape {shape}")
         kernel = ops.reshape(w, (-1, shape[-1]))  # the transpose of W
         transposed = ops.transpose(kernel)
         # (K K.T) K == K (K.T K): form the smaller Gram matrix.

@@ -11,11 +11,18 @@ References:
 """
 
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_lgg.checks import (
+    check_choice,
+    check_positive,
+    check_positive_integer,
+    check_same_length,
+    invalid,
+)
 
 METRICS = ("cosine", "rbf", "exponential")
 PAIRS = ("all", "intra", "inter")
@@ -48,7 +55,7 @@ def similarity(x, *, metric="cosine", alpha=1.0):
         >>> np.asarray(s).tolist()
         [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
 
-    Reference: Algorithms 14(2):39, section 3.1.
+    Reference: Algorithms 14(2):39
     """
     check_choice("metric", metric, METRICS)
     check_positive("alpha", alpha)
@@ -89,7 +96,7 @@ def knn_mask(adjacency, *, k):
         >>> np.asarray(graphs.knn_mask(a, k=1)).astype(int).tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
-    Reference: Algorithms 14(2):39, section 3.1.
+    Reference: Algorithms 14(2):39
     """
     check_positive_integer("k", k)
     adjacency = ops.stop_gradient(to_adjacency(adjacency))
@@ -126,7 +133,7 @@ def normalize_degrees(adjacency):
         >>> np.asarray(graphs.normalize_degrees(a)).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-    Reference: Algorithms 14(2):39, section 3.1.
+    Reference: Algorithms 14(2):39
     """
     return normalize_and_connected(to_adjacency(adjacency))[0]
 
@@ -166,7 +173,7 @@ def latent_geometry_graph(
         >>> np.asarray(graphs.latent_geometry_graph(x)).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-    Reference: Algorithms 14(2):39, section 3.1.
+    Reference: Algorithms 14(2):39
     """
     check_choice("pairs", pairs, PAIRS)
     if k is not None:
@@ -220,7 +227,7 @@ def laplacian(adjacency, *, normalized=False):
         >>> np.asarray(graphs.laplacian(a)).tolist()
         [[2.0, -2.0], [-2.0, 2.0]]
 
-    Reference: Algorithms 14(2):39, section 3.2.
+    Reference: Algorithms 14(2):39
     """
     adjacency = to_adjacency(adjacency)
     diagonal = ops.logical_not(off_diagonal(adjacency))
@@ -256,7 +263,7 @@ def smoothness(adjacency, signal, *, power=1, normalized=False):
         >>> float(graphs.smoothness(a, np.eye(2, dtype="float32")))
         4.0
 
-    Reference: Algorithms 14(2):39, section 3.2; arXiv 1805.10133 for the power.
+    Reference: Algorithms 14(2):39; arXiv 1805.10133 for the power.
     """
     check_positive_integer("power", power)
     adjacency = to_adjacency(adjacency)
@@ -306,7 +313,7 @@ def label_smoothness(x, labels, *, power=1, k=None, num_classes=None, relative=F
         >>> float(graphs.label_smoothness(x, np.array([0, 1, 1]), num_classes=2))
         2.0
 
-    Reference: Algorithms 14(2):39, section 3.2; arXiv 1805.10133.
+    Reference: Algorithms 14(2):39; arXiv 1805.10133.
     """
     check_positive_integer("power", power)
     x = flatten_representation(x)
@@ -572,42 +579,3 @@ def known_values(x):
         return ops.convert_to_numpy(x)
     except TypeError:  # of a JAX tracer
         return None
-
-
-# Errors.
-
-
-def invalid(argument, expected, received):
-    """A ValueError of the one form that the package uses."""
-    return ValueError(
-        f"Invalid value for argument `{argument}`. Expected {expected}. "
-        f"Received: {argument}={received}."
-    )
-
-
-def check_choice(argument, value, choices):
-    if value not in choices:
-        raise invalid(argument, f"one of {choices}", repr(value))
-
-
-def check_positive_integer(argument, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise invalid(argument, "a positive integer", repr(value))
-
-
-def check_positive(argument, value):
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise invalid(argument, "a positive finite number", repr(value))
-
-
-def check_same_length(**tensors):
-    """Raise where the first axes of two tensors, by name, are known and differ."""
-    (first, a), (second, b) = tensors.items()
-    n, m = np.shape(a)[:1] if not hasattr(a, "shape") else tuple(a.shape)[:1], tuple(b.shape)[:1]
-    if None not in n + m and n != m:
-        raise ValueError(
-            f"Arguments `{first}` and `{second}` are of different batches. Expected the same "
-            f"number of samples. Received: {n[0] if n else 0} in `{first}` and {m[0]} in "
-            f"`{second}`."
-        )

@@ -42,7 +42,7 @@ class GeometryPenalty(keras.layers.Layer):
         >>> model.compile("adam", "sparse_categorical_crossentropy")
         >>> _ = model.fit(np.zeros((6, 8)), np.arange(6) % 3, verbose=0)
 
-    Reference: Algorithms 14(2):39, section 4.3.
+    Reference: Algorithms 14(2):39
     """
 
     def __init__(self, loss, weight=1.0, **kwargs):

@@ -1,0 +1,42 @@
+"""Checks of arguments, and the one form of their errors."""
+
+import math
+import numbers
+
+import numpy as np
+
+
+def invalid(argument, expected, received):
+    """A ValueError of the one form that the package uses."""
+    return ValueError(
+        f"Invalid value for argument `{argument}`. Expected {expected}. "
+        f"Received: {argument}={received}."
+    )
+
+
+def check_choice(argument, value, choices):
+    if value not in choices:
+        raise invalid(argument, f"one of {choices}", repr(value))
+
+
+def check_positive_integer(argument, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise invalid(argument, "a positive integer", repr(value))
+
+
+def check_positive(argument, value):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise invalid(argument, "a positive finite number", repr(value))
+
+
+def check_same_length(**tensors):
+    """Raise where the first axes of two tensors, by name, are known and differ."""
+    (first, a), (second, b) = tensors.items()
+    n, m = np.shape(a)[:1] if not hasattr(a, "shape") else tuple(a.shape)[:1], tuple(b.shape)[:1]
+    if None not in n + m and n != m:
+        raise ValueError(
+            f"Arguments `{first}` and `{second}` are of different batches. Expected the same "
+            f"number of samples. Received: {n[0] if n else 0} in `{first}` and {m[0]} in "
+            f"`{second}`."
+        )

@@ -1,0 +1,156 @@
+"""Penalties: which loss, at which layers of a model, how strongly."""
+
+import re
+
+import keras
+
+from keras_lgg import losses
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class Penalty:
+    """A loss on the latent geometry: which loss, at which layers, how strongly.
+
+    Args:
+        loss: A loss of `keras_lgg.losses`; any Keras loss of ``(labels, representation)`` (in a
+            `Distiller`: of ``(teacher, student)`` representations); in a `Distiller` also
+            `keras.distillation.LogitsDistillation` and `FeatureDistillation`.
+        taps: In a `GeometryModel`: the name of a layer, or a list of them in their order along
+            the depth. In a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A
+            layer of a nested model is named by its path, ``"backbone/block3"``. ``None`` is the
+            output of the model. A loss on single layers is averaged over its taps.
+        weight: Factor of the penalty in the total loss, at least 0.
+        name: Name of the metric that logs the unweighted value; by default that of the loss.
+        labels: Which target holds the class labels, where the model has several: its key or
+            index in ``y``.
+
+    Attributes:
+        weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
+            the next step, with no new ``compile``.
+
+    Raises:
+        ValueError: If an argument is not of these forms.
+
+    Example:
+        >>> import keras_lgg as lgg
+        >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["conv1", "conv2"], weight=0.1)
+        >>> penalty.name, round(float(penalty.weight), 3)
+        ('graph_variation', 0.1)
+    """
+
+    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None):
+        self.loss = losses.check_loss(loss)
+        self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
+        self.weight = keras.Variable(
+            losses.check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
+        )
+        self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
+        self.labels = labels
+
+    def get_config(self):
+        return {
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "taps": self.taps,
+            "weight": float(self.weight),
+            "name": self.name,
+            "labels": self.labels,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+def layer_taps(penalty):
+    return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
+
+
+def teacher_student_taps(penalty):
+    """The (teacher, student) pairs of layers of a penalty; None in a pair is the output."""
+    loss = penalty.loss
+    if not losses.is_keras_distillation(loss) and not getattr(loss, "needs_teacher", True):
+        raise ValueError(
+            f"The penalty '{penalty.name}' does not compare a teacher with a student. Expected a "
+            "distillation loss in a Distiller, such as lgg.losses.GraphDistillation. Received: "
+            f"{type(loss).__name__}. To put it on the student, add a "
+            "lgg.layers.GeometryPenalty to the student."
+        )
+    named = (getattr(loss, "teacher_layer_name", None), getattr(loss, "student_layer_name", None))
+    if named != (None, None):  # keras.distillation.FeatureDistillation names its own layers
+        if penalty.taps is not None:
+            raise ValueError(
+                f"The penalty '{penalty.name}' names its layers twice. Expected them in the loss "
+                f"or in `taps`. Received: {named} in the loss and taps={penalty.taps}. "
+                "Leave out one of the two."
+            )
+        return [named]
+    if penalty.taps is None:
+        return [(None, None)]
+    pairs = penalty.taps
+    if (
+        isinstance(pairs, str)
+        or not pairs
+        or not all(
+            not isinstance(pair, str) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+            for pair in pairs
+        )
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected a list "
+            f"of (teacher layer, student layer) pairs. Received: taps={pairs!r}. "
+            "Write for instance taps=[('teacher_block1', 'student_block1')]."
+        )
+    return [tuple(pair) for pair in pairs]
+
+
+def check_base_penalty(penalty, base):
+    loss, taps = penalty.loss, penalty.taps
+    if losses.is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares a teacher with a student. Expected a loss on "
+            f"one network in a GeometryModel. Received: {type(loss).__name__}. "
+            "Use lgg.Distiller(teacher, student, penalties)."
+        )
+    if taps is not None and not (
+        taps and all(isinstance(path, str) for path in layer_taps(penalty))
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected the name "
+            f"of a layer or a list of names. Received: taps={taps!r}."
+        )
+    if getattr(loss, "across_layers", False) and len(layer_taps(penalty) if taps else []) < 2:
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares layers with each other. Expected at least two "
+            f"taps. Received: taps={taps!r}. Name them in their order along the depth, such as "
+            "taps=['block1', 'block2']."
+        )
+    outputs = getattr(base, "outputs", None)
+    if taps is None and outputs is not None and len(outputs) > 1:
+        raise ValueError(
+            f"The penalty '{penalty.name}' cannot tell which output it acts on. Expected `taps` "
+            f"in a model of several outputs. Received: taps=None with {len(outputs)} outputs. "
+            f"Name one of the output layers: {base.output_names}."
+        )
+
+
+def check_penalties(penalties):
+    penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
+    for penalty in penalties:
+        if not isinstance(penalty, Penalty):
+            raise ValueError(
+                "Invalid value for argument `penalties`. Expected a list of keras_lgg.Penalty. "
+                f"Received: {penalty!r} in it. Wrap a loss as lgg.Penalty(loss, taps=[...])."
+            )
+    names = [penalty.name for penalty in penalties]
+    for name in names:
+        if names.count(name) > 1 or name == "loss":
+            raise ValueError(
+                f"The penalty name '{name}' is taken. Expected one name for each metric. Received: "
+                f"penalties named {names}. Pass lgg.Penalty(..., name='another_name')."
+            )
+    return penalties
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
