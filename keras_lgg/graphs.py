@@ -318,7 +318,7 @@ def label_smoothness(x, labels, *, power=1, k=None, num_classes=None, relative=F
     check_positive_integer("power", power)
     x = flatten_representation(x)
     check_same_length(labels=labels, x=x)
-    signal = ops.cast(label_signal(labels, num_classes=num_classes), x.dtype)
+    signal = label_signal(labels, num_classes=num_classes, dtype=x.dtype)
     if k is None and (num_classes is not None or not are_class_indices(labels)):
         value = _linear_smoothness(x, signal, power=power, normalized=relative)
     else:
@@ -327,7 +327,7 @@ def label_smoothness(x, labels, *, power=1, k=None, num_classes=None, relative=F
     return value / ops.cast(ops.shape(x)[0], x.dtype) if relative else value
 
 
-def label_signal(labels, *, num_classes=None):
+def label_signal(labels, *, num_classes=None, dtype="float32"):
     """Class labels as a signal Y on the graph, with ``(Y @ Y.T)_ij = 1`` for equal classes.
 
     Args:
@@ -336,8 +336,10 @@ def label_signal(labels, *, num_classes=None):
         num_classes: Number of classes of integer labels. Without it the signal has one column
             a sample, which describes the same classes.
 
+        dtype: ``"float32"`` or ``"float64"``, that of the signal.
+
     Returns:
-        Tensor ``(n, num_classes)``, ``(n, c)`` or ``(n, n)``, float32 or float64.
+        Tensor ``(n, num_classes)``, ``(n, c)`` or ``(n, n)``.
 
     Raises:
         ValueError: If the labels have another shape, are not whole numbers, or lie outside
@@ -352,7 +354,7 @@ def label_signal(labels, *, num_classes=None):
     if num_classes is not None:
         check_positive_integer("num_classes", num_classes)
     if not are_class_indices(labels):
-        labels = to_float(labels)
+        labels = ops.cast(labels, dtype)
         if num_classes not in (None, labels.shape[1]):
             raise invalid(
                 "num_classes",
@@ -361,13 +363,13 @@ def label_signal(labels, *, num_classes=None):
             )
         return labels
     if num_classes is None:
-        same = label_kernel(labels)
+        same = ops.cast(label_kernel(labels), dtype)
         # Each class of m samples fills m equal columns of weight 1 / sqrt(m).
         return same / ops.sqrt(ops.sum(same, axis=1, keepdims=True))
     indices = class_indices(labels)
     _check_label_range(indices, num_classes)
     valid = ops.logical_and(indices >= 0, indices < num_classes)
-    one_hot = ops.one_hot(ops.cast(indices, "int32"), num_classes, dtype="float32")
+    one_hot = ops.one_hot(ops.cast(indices, "int32"), num_classes, dtype=dtype)
     # A label out of range in compiled code, where nothing can raise, must not pass for "no class".
     return ops.where(valid[:, None], one_hot, math.nan)
 
@@ -419,7 +421,7 @@ def flatten_representation(x):
 def to_adjacency(adjacency):
     adjacency = to_float(adjacency)
     shape = tuple(adjacency.shape)
-    if len(shape) != 2 or shape[0] != shape[1]:
+    if len(shape) != 2 or (None not in shape and shape[0] != shape[1]):
         raise invalid("adjacency", "a square matrix of shape (n, n)", f"shape {shape}")
     return adjacency
 

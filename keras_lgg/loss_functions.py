@@ -231,7 +231,7 @@ def target_graph(target, embeddings, *, form="labels", affinity=None, metric="co
         wanted = graphs.label_kernel(target)
     else:
         affinity = check_affinity(affinity)
-        signal = graphs.label_signal(target, num_classes=len(affinity))
+        signal = graphs.label_signal(target, num_classes=len(affinity), dtype=embeddings.dtype)
         affinity = ops.convert_to_tensor(affinity, dtype=signal.dtype)
         wanted = ops.matmul(ops.matmul(signal, affinity), ops.transpose(signal))
     found = graphs.similarity(embeddings, metric=metric, alpha=alpha)
