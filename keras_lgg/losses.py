@@ -452,11 +452,25 @@ def is_keras_distillation(loss):
     return hasattr(loss, "compute_loss") and hasattr(loss, "validate_outputs")
 
 
+def with_softmax(loss):
+    """`keras.distillation.LogitsDistillation` as it is documented.
+
+    Keras 3.15 applies the softmax and the squared temperature where the loss is a `KLDivergence`
+    object, but resolves its default, "kl_divergence", to a function: it then compares raw logits.
+    """
+    if not is_keras_distillation(loss) or not hasattr(loss, "temperature"):
+        return loss
+    objects = keras.tree.map_structure(
+        lambda x: keras.losses.KLDivergence() if x is keras.losses.kl_divergence else x, loss.loss
+    )
+    return type(loss)(temperature=loss.temperature, loss=objects)
+
+
 def check_loss(loss):
     """Return a loss object that a penalty can hold, or raise."""
     is_class = isinstance(loss, type)
     if not is_class and (isinstance(loss, keras.losses.Loss) or is_keras_distillation(loss)):
-        return loss
+        return with_softmax(loss)
     received = f"the class {loss.__name__}" if is_class else repr(loss)
     name = loss.__name__ if is_class else "lgg.losses.GraphDistillation"
     raise ValueError(

@@ -1,0 +1,106 @@
+"""What a user imports: the names, what importing costs, and that everything is documented."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+from autodiff import BACKEND
+
+import keras_lgg as lgg
+
+PUBLIC = {
+    lgg: ["Distiller", "GeometryModel", "Penalty"],
+    lgg.constraints: ["Parseval"],
+    lgg.graphs: [
+        "knn_mask",
+        "label_smoothness",
+        "laplacian",
+        "latent_geometry_graph",
+        "normalize_degrees",
+        "similarity",
+        "smoothness",
+    ],
+    lgg.layers: ["GeometryPenalty"],
+    lgg.losses: [
+        "GeometryLoss",
+        "GraphDistillation",
+        "GraphSmoothness",
+        "GraphVariation",
+        "RelationalAngle",
+        "RelationalDistance",
+        "SmoothnessVariation",
+        "TargetGraph",
+        "graph_distillation",
+        "graph_smoothness",
+        "graph_variation",
+        "relational_angle",
+        "relational_distance",
+        "smoothness_variation",
+        "target_graph",
+    ],
+}
+OBJECTS = [
+    pytest.param(getattr(module, name), id=name)
+    for module, names in PUBLIC.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize("public", OBJECTS)
+def test_is_documented(public):
+    doc = inspect.getdoc(public)
+    assert ">>>" in doc, "an example that runs"
+    arguments = [
+        name
+        for name, parameter in inspect.signature(public).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    missing = [name for name in arguments if f"{name}:" not in doc]
+    assert not missing
+
+
+@pytest.mark.parametrize("public", [p for p in OBJECTS if inspect.isfunction(p.values[0])])
+def test_options_are_keyword_only(public):
+    for parameter in inspect.signature(public).parameters.values():
+        if parameter.default is not parameter.empty:
+            assert parameter.kind is parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("public", [p for p in OBJECTS if inspect.isclass(p.values[0])])
+def test_is_registered_under_the_package_name(public):
+    if public is lgg.losses.GeometryLoss:
+        pytest.skip("a base class, never saved itself")
+    assert keras.saving.get_registered_name(public) == f"keras_lgg>{public.__name__}"
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_importing_loads_no_other_backend():
+    code = (
+        "import sys, json, keras; before = set(sys.modules); import keras_lgg;"
+        "print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))"
+    )
+    keras_modules, ours = json.loads(run(code, KERAS_BACKEND=BACKEND))
+    assert not {"tensorflow", "jax", "torch"} & {name.split(".")[0] for name in ours}
+    if BACKEND != "tensorflow":
+        assert "tensorflow" not in keras_modules
+
+
+def test_importing_is_cheap():
+    code = (
+        "import time, keras; start = time.perf_counter(); import keras_lgg;"
+        "print(time.perf_counter() - start)"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.1
