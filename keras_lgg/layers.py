@@ -3,7 +3,13 @@
 import keras
 from keras import ops
 
-from keras_lgg import losses
+from keras_lgg.penalties import (
+    check_loss,
+    check_weight,
+    is_keras_distillation,
+    loss_needs_labels,
+    loss_on_layers,
+)
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -50,8 +56,8 @@ class GeometryPenalty(keras.layers.Layer):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.loss = losses.check_loss(loss)
-        if losses.is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+        self.loss = check_loss(loss)
+        if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
             raise ValueError(
                 f"The layer '{self.name}' has no teacher. Expected a loss on one network. "
                 f"Received: {type(loss).__name__}, which compares a teacher with a student. "
@@ -59,7 +65,7 @@ class GeometryPenalty(keras.layers.Layer):
             )
         self.weight = self.add_weight(
             shape=(),
-            initializer=keras.initializers.Constant(losses.check_weight(weight)),
+            initializer=keras.initializers.Constant(check_weight(weight)),
             trainable=False,
             dtype="float32",
             autocast=False,
@@ -69,7 +75,7 @@ class GeometryPenalty(keras.layers.Layer):
     def call(self, inputs, labels=None):
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
-        value = losses.loss_on_layers(self.loss, list(layers), labels)
+        value = loss_on_layers(self.loss, list(layers), labels)
         self.add_loss(ops.cast(self.weight, value.dtype) * value)
         return layers[-1]
 
@@ -82,7 +88,7 @@ class GeometryPenalty(keras.layers.Layer):
         return previous_mask[-1] if isinstance(previous_mask, list | tuple) else previous_mask
 
     def _check_can_act(self, layers, labels):
-        if losses.loss_needs_labels(self.loss) and labels is None:
+        if loss_needs_labels(self.loss) and labels is None:
             raise ValueError(
                 f"The layer '{self.name}' needs class labels. Expected them as an argument, for "
                 f"{type(self.loss).__name__}. Received: labels=None. Make the labels an input of "

@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks, graphs
+from keras_lgg.labels import known_values, label_kernel, label_signal
 
 FORMS = ("labels", "graph")
 
@@ -176,7 +177,7 @@ def graph_smoothness(labels, embeddings, *, alpha=1.0, k=None):
     adjacency = graphs.latent_geometry_graph(
         embeddings, metric="exponential", alpha=alpha, k=k, normalize=False
     )
-    kernel = ops.cast(graphs.label_kernel(labels), adjacency.dtype)
+    kernel = ops.cast(label_kernel(labels), adjacency.dtype)
     norms = ops.sum(ops.where(graphs.off_diagonal(kernel), 0.0, kernel), axis=1)
     apart = 0.5 * (norms[:, None] + norms[None, :]) - kernel
     return ops.sum(adjacency * apart, axis=1)
@@ -228,10 +229,10 @@ def target_graph(target, embeddings, *, form="labels", affinity=None, metric="co
         wanted = graphs.to_adjacency(target)
     elif affinity is None:
         _check_not_a_graph(target)
-        wanted = graphs.label_kernel(target)
+        wanted = label_kernel(target)
     else:
         affinity = check_affinity(affinity)
-        signal = graphs.label_signal(target, num_classes=len(affinity), dtype=embeddings.dtype)
+        signal = label_signal(target, num_classes=len(affinity), dtype=embeddings.dtype)
         affinity = ops.convert_to_tensor(affinity, dtype=signal.dtype)
         wanted = ops.matmul(ops.matmul(signal, affinity), ops.transpose(signal))
     found = graphs.similarity(embeddings, metric=metric, alpha=alpha)
@@ -371,7 +372,7 @@ def _distinct_triplets(cosines):
 def _check_not_a_graph(target):
     """Raise where an (n, n) graph was passed as if it were soft labels of n classes."""
     shape = tuple(target.shape)
-    values = graphs.known_values(target) if len(set(shape)) == 1 < len(shape) else None
+    values = known_values(target) if len(set(shape)) == 1 < len(shape) else None
     if values is not None and not np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
         raise ValueError(
             "Argument `target` does not look like labels. Expected one-hot or soft labels, whose "

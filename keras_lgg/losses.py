@@ -17,9 +17,6 @@ References:
         https://arxiv.org/abs/1904.05068
 """
 
-import math
-import numbers
-
 import keras
 from keras import ops
 
@@ -30,7 +27,6 @@ from keras_lgg.loss_functions import (
     graph_distillation,
     graph_smoothness,
     graph_variation,
-    mean,
     relational_angle,
     relational_distance,
     smoothness_variation,
@@ -52,7 +48,8 @@ class GeometryLoss(keras.losses.Loss):
     Args:
         reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
         name: Name of the loss, also that of its metric.
-        dtype: As in `keras.losses.Loss`, with float32 where the default would be narrower.
+        dtype: As in `keras.losses.Loss`; by default float32, or float64 for float64
+            representations.
 
     Example:
         >>> import keras
@@ -71,12 +68,19 @@ class GeometryLoss(keras.losses.Loss):
     across_layers = False
 
     def __init__(self, *, reduction="sum_over_batch_size", name=None, dtype=None):
-        if dtype is None and keras.config.floatx() != "float64":
-            dtype = "float32"
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self._given_dtype = dtype
+        default = "float64" if keras.config.floatx() == "float64" else "float32"
+        super().__init__(name=name, reduction=reduction, dtype=dtype or default)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
+        if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
+            wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
+            return keras.losses.Loss.__call__(wide, y_true, y_pred, sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def get_config(self):
-        return {**super().get_config(), "dtype": self.dtype}
+        return {**super().get_config(), "dtype": self._given_dtype}
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -424,64 +428,9 @@ class GraphVariation(GeometryLoss):
         return {**config, "k": self.k}
 
 
-def loss_on_layers(loss, representations, labels=None):
-    """Value of a loss on the tapped representations of one network, averaged over the taps.
-
-    Args:
-        loss: A `GeometryLoss` that needs no teacher, or any Keras loss of
-            ``(labels, representation)``.
-        representations: List of tensors ``(n, ...)``.
-        labels: Class labels of the batch, or ``None`` where the loss needs none.
-
-    Returns:
-        Scalar tensor.
-    """
-    given = (labels,) if loss_needs_labels(loss) else ()
-    if getattr(loss, "across_layers", False):
-        return loss(*given, representations)
-    return mean([ops.sum(loss(*given, x)) for x in representations])
-
-
-def loss_needs_labels(loss):
-    """Whether a loss on one network reads class labels; a plain Keras loss always does."""
-    return getattr(loss, "needs_labels", True)
-
-
-def is_keras_distillation(loss):
-    """Whether a loss is one of `keras.distillation`, which have an interface of their own."""
-    return hasattr(loss, "compute_loss") and hasattr(loss, "validate_outputs")
-
-
-def with_softmax(loss):
-    """`keras.distillation.LogitsDistillation` as it is documented.
-
-    Keras 3.15 applies the softmax and the squared temperature where the loss is a `KLDivergence`
-    object, but resolves its default, "kl_divergence", to a function: it then compares raw logits.
-    """
-    if not is_keras_distillation(loss) or not hasattr(loss, "temperature"):
-        return loss
-    objects = keras.tree.map_structure(
-        lambda x: keras.losses.KLDivergence() if x is keras.losses.kl_divergence else x, loss.loss
+def _has_float64(tensors):
+    return any(
+        keras.backend.standardize_dtype(x.dtype) == "float64"
+        for x in keras.tree.flatten(tensors)
+        if ops.is_tensor(x)
     )
-    return type(loss)(temperature=loss.temperature, loss=objects)
-
-
-def check_loss(loss):
-    """Return a loss object that a penalty can hold, or raise."""
-    is_class = isinstance(loss, type)
-    if not is_class and (isinstance(loss, keras.losses.Loss) or is_keras_distillation(loss)):
-        return with_softmax(loss)
-    received = f"the class {loss.__name__}" if is_class else repr(loss)
-    name = loss.__name__ if is_class else "lgg.losses.GraphDistillation"
-    raise ValueError(
-        "Invalid value for argument `loss`. Expected a loss object of keras_lgg.losses, "
-        f"keras.losses or keras.distillation. Received: {received}. Write for instance {name}()."
-    )
-
-
-def check_weight(weight):
-    """Return the weight of a penalty as a float, or raise."""
-    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not is_number or not 0 <= weight < math.inf:
-        raise checks.invalid("weight", "a finite number of at least 0", repr(weight))
-    return float(weight)

@@ -7,11 +7,13 @@ import inspect
 import keras
 from keras import ops
 
-from keras_lgg import losses
 from keras_lgg.penalties import (
     check_base_penalty,
     check_penalties,
+    is_keras_distillation,
     layer_taps,
+    loss_needs_labels,
+    loss_on_layers,
     teacher_student_taps,
 )
 from keras_lgg.taps import tapped_model
@@ -208,9 +210,9 @@ class GeometryModel(PenalizedModel):
             representations = (
                 [y_pred] if penalty.taps is None else [taps[path] for path in layer_taps(penalty)]
             )
-            needs_labels = losses.loss_needs_labels(penalty.loss)
+            needs_labels = loss_needs_labels(penalty.loss)
             labels = self._labels(penalty, y) if needs_labels else None
-            values.append(losses.loss_on_layers(penalty.loss, representations, labels))
+            values.append(loss_on_layers(penalty.loss, representations, labels))
         return values
 
     def get_config(self):
@@ -390,7 +392,7 @@ def _no_gradient():
 
 
 def _distillation_value(loss, teacher, student, get_labels):
-    if losses.is_keras_distillation(loss):  # of keras.distillation
+    if is_keras_distillation(loss):  # of keras.distillation
         loss.validate_outputs(teacher, student)
         return loss.compute_loss(teacher, student)
     if getattr(loss, "needs_labels", False):

@@ -1,10 +1,14 @@
 """Penalties: which loss, at which layers of a model, how strongly."""
 
+import math
+import numbers
 import re
 
 import keras
+from keras import ops
 
-from keras_lgg import losses
+from keras_lgg import checks
+from keras_lgg.loss_functions import mean
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -39,10 +43,10 @@ class Penalty:
     """
 
     def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None):
-        self.loss = losses.check_loss(loss)
+        self.loss = check_loss(loss)
         self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
         self.weight = keras.Variable(
-            losses.check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
+            check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
         )
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
@@ -62,6 +66,69 @@ class Penalty:
         return cls(**{**config, "loss": loss})
 
 
+def loss_on_layers(loss, representations, labels=None):
+    """Value of a loss on the tapped representations of one network, averaged over the taps.
+
+    Args:
+        loss: A `GeometryLoss` that needs no teacher, or any Keras loss of
+            ``(labels, representation)``.
+        representations: List of tensors ``(n, ...)``.
+        labels: Class labels of the batch, or ``None`` where the loss needs none.
+
+    Returns:
+        Scalar tensor.
+    """
+    given = (labels,) if loss_needs_labels(loss) else ()
+    if getattr(loss, "across_layers", False):
+        return loss(*given, representations)
+    return mean([ops.sum(loss(*given, x)) for x in representations])
+
+
+def loss_needs_labels(loss):
+    """Whether a loss on one network reads class labels; a plain Keras loss always does."""
+    return getattr(loss, "needs_labels", True)
+
+
+def is_keras_distillation(loss):
+    """Whether a loss is one of `keras.distillation`, which have an interface of their own."""
+    return hasattr(loss, "compute_loss") and hasattr(loss, "validate_outputs")
+
+
+def with_softmax(loss):
+    """`keras.distillation.LogitsDistillation` as it is documented.
+
+    Keras 3.15 applies the softmax and the squared temperature where the loss is a `KLDivergence`
+    object, but resolves its default, "kl_divergence", to a function: it then compares raw logits.
+    """
+    if not is_keras_distillation(loss) or not hasattr(loss, "temperature"):
+        return loss
+    objects = keras.tree.map_structure(
+        lambda x: keras.losses.KLDivergence() if x is keras.losses.kl_divergence else x, loss.loss
+    )
+    return type(loss)(temperature=loss.temperature, loss=objects)
+
+
+def check_loss(loss):
+    """Return a loss object that a penalty can hold, or raise."""
+    is_class = isinstance(loss, type)
+    if not is_class and (isinstance(loss, keras.losses.Loss) or is_keras_distillation(loss)):
+        return with_softmax(loss)
+    received = f"the class {loss.__name__}" if is_class else repr(loss)
+    name = loss.__name__ if is_class else "lgg.losses.GraphDistillation"
+    raise ValueError(
+        "Invalid value for argument `loss`. Expected a loss object of keras_lgg.losses, "
+        f"keras.losses or keras.distillation. Received: {received}. Write for instance {name}()."
+    )
+
+
+def check_weight(weight):
+    """Return the weight of a penalty as a float, or raise."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight < math.inf:
+        raise checks.invalid("weight", "a finite number of at least 0", repr(weight))
+    return float(weight)
+
+
 def layer_taps(penalty):
     return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
 
@@ -69,7 +136,7 @@ def layer_taps(penalty):
 def teacher_student_taps(penalty):
     """The (teacher, student) pairs of layers of a penalty; None in a pair is the output."""
     loss = penalty.loss
-    if not losses.is_keras_distillation(loss) and not getattr(loss, "needs_teacher", True):
+    if not is_keras_distillation(loss) and not getattr(loss, "needs_teacher", True):
         raise ValueError(
             f"The penalty '{penalty.name}' does not compare a teacher with a student. Expected a "
             "distillation loss in a Distiller, such as lgg.losses.GraphDistillation. Received: "
@@ -106,7 +173,7 @@ def teacher_student_taps(penalty):
 
 def check_base_penalty(penalty, base):
     loss, taps = penalty.loss, penalty.taps
-    if losses.is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+    if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
         raise ValueError(
             f"The penalty '{penalty.name}' compares a teacher with a student. Expected a loss on "
             f"one network in a GeometryModel. Received: {type(loss).__name__}. "

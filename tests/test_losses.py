@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_lgg as lgg
 from keras_lgg import losses
+from keras_lgg.penalties import loss_on_layers
 
 KINDS = ["non-negative", "signed"]
 
@@ -415,6 +416,14 @@ class TestClasses:
         expected = reference.graph_distillation(self.T, self.S).sum()
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
+    def test_float64_representations_are_not_rounded(self):
+        loss = losses.GraphDistillation()
+        with precision("float64"):
+            t, s = (ops.convert_to_tensor(x.astype("float64")) for x in (self.T, self.S))
+            found = float(loss(t, s))
+        expected = reference.graph_distillation(self.T, self.S).sum()
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
     def test_never_narrower_than_float32(self):
         keras.config.set_floatx("float16")
         try:
@@ -483,6 +492,6 @@ class TestErrors:
 def test_a_plain_keras_loss_and_ours_share_one_interface():
     x = batch("signed", shape=(10, 4))
     one_hot = np.eye(4, dtype="float32")[LABELS]
-    found = losses.loss_on_layers(keras.losses.MeanSquaredError(), [x, 2 * x], one_hot)
+    found = loss_on_layers(keras.losses.MeanSquaredError(), [x, 2 * x], one_hot)
     expected = (np.mean((x - one_hot) ** 2) + np.mean((2 * x - one_hot) ** 2)) / 2
     np.testing.assert_allclose(float(ops.convert_to_numpy(found)), expected, rtol=1e-5)
