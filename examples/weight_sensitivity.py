@@ -14,19 +14,13 @@ used once, with new seeds, for the weights so chosen.
 The full study takes about 30 minutes on 2 CPU cores (``--jobs 2``, the default).
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
 import os
-import platform
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
-import sklearn
 from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

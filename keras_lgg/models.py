@@ -110,14 +110,7 @@ class PenalizedModel(keras.Model):
     def _labels(self, penalty, y):
         """The class labels that a penalty reads from the targets ``y``."""
         if penalty.labels is not None and y is not None:
-            try:
-                y = y[penalty.labels]
-            except (KeyError, IndexError, TypeError):
-                keys = list(y) if isinstance(y, dict) else len(keras.tree.flatten(y))
-                raise ValueError(
-                    f"The penalty '{penalty.name}' finds no labels={penalty.labels!r} in y. "
-                    f"Expected a key or index of the targets. Received: targets {keys}."
-                ) from None
+            y = _target(penalty, y)
         targets = [] if y is None else keras.tree.flatten(y)
         if len(targets) != 1:
             advice = (
@@ -380,6 +373,21 @@ class _Untracked:
             )
         result = keras.tree.map_structure(ops.stop_gradient, result)
         return result if self else (result, {})
+
+
+def _target(penalty, y):
+    """The target that ``penalty.labels`` names in a dict or a list of them."""
+    if isinstance(y, dict):
+        names = list(y)
+    else:
+        names = list(range(len(y))) if isinstance(y, list | tuple) else []
+    if penalty.labels not in names:
+        received = f"targets {names}" if names else "a single target; leave out `labels`"
+        raise ValueError(
+            f"The penalty '{penalty.name}' finds no labels={penalty.labels!r} in y. "
+            f"Expected a key or index of the targets. Received: {received}."
+        )
+    return y[penalty.labels]
 
 
 def _no_gradient():

@@ -820,10 +820,11 @@ class TestErrors:
             with pytest.raises(ValueError, match="5 in `labels` and 24 in `x`"):
                 unsupervised.compute_loss(X, LABELS[:5], outputs)
 
-    def test_unknown_target(self):
-        model = geometry_model(labels="kind")
+    @pytest.mark.parametrize("labels", ["kind", 0])
+    def test_unknown_target(self, labels):
+        model = geometry_model(labels=labels)
         model.compile("sgd")
-        with pytest.raises(ValueError, match=r"finds no labels='kind' in y"):
+        with pytest.raises(ValueError, match=r"finds no labels=.* in y.*a single target"):
             model.fit(X, LABELS, verbose=0)
 
     def test_several_outputs_and_no_tap(self):
