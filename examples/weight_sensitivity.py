@@ -1,26 +1,33 @@
 """Which weight does the smoothness penalty need, and which of its two forms is easier to tune?
 
-`SmoothnessVariation` comes in the published form (``relative=False``), whose value grows with the
-batch size n, and in a scale-free form (``relative=True``). On scikit-learn's digits this script
-trains one small network with each form, at powers 1 to 3, batch sizes 25 to 200 and a log grid of
-weights, and compares every run with plain training at the same batch size, seed and epochs. It
-prints how wide the range of useful weights is, whether one weight serves every batch size and what
-is gained, and draws the curves. All weights are chosen on a validation split; the test split is
-used once, with new seeds, for the weights so chosen.
+`SmoothnessVariation` has the published form (``relative=False``), whose value grows with the batch
+size n, and a scale-free one (``relative=True``). On scikit-learn's digits this script trains a
+small network with each form, at powers 1 to 3, batch sizes 25 to 200 and a log grid of weights,
+and compares each run with plain training at the same batch size, seed and number of epochs. It
+prints how wide the range of useful weights is, whether one weight serves every batch size, and
+what is gained. Weights are chosen on a validation split; the test split is used once, with new
+seeds, for the weights so chosen.
 
     python examples/weight_sensitivity.py --quick     # under a minute: does it run?
     python examples/weight_sensitivity.py --figure weights.png --record weights.md
 
-The full study takes about 30 minutes on 2 CPU cores (``--jobs 2``, the default).
+The full study takes about half an hour on 2 CPU cores. ``--jobs`` is the number of processes.
 """
 
+import argparse
 import concurrent.futures
+import functools
 import multiprocessing
 import os
-from dataclasses import dataclass
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
 import numpy as np
+import sklearn
 from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -28,49 +35,96 @@ from sklearn.model_selection import train_test_split
 import keras_lgg as lgg
 
 BLOCKS = ["block1", "block2", "block3"]
-WIDTH = 32
-LEARNING_RATE = 0.02
-NOISES = (0.2, 0.3)  # standard deviations; the first one decides, the second one checks
-NOISE_DRAWS = 10  # noisy copies of each image: the same ones for every run
-CLEAN_LOSS = 0.02  # a useful weight costs at most this much clean accuracy
+NOISES = (0.2, 0.3)  # standard deviations of the noise on pixels in [0, 1]
+NOISE_DRAWS = 10  # noisy copies of each image, the same ones for every run
 TEST_SEED = 100  # the first seed of the runs on the test split
+POWER = 2  # of the published runs: the one that is drawn, tested and tried on other networks
+POINT = 0.01  # one point of accuracy
+CLEAN_LOSS = 2 * POINT  # what a useful weight may cost in clean accuracy
+CLEAN, NOISY, NOISIER, VALUE = range(4)  # the columns of every result
 FORMS = {False: "published", True: "relative"}
-CLEAN, NOISY = 0, 1  # the columns of a result, followed by the stronger noise
+COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#D55E00"]  # of Okabe and Ito
 
 
 @dataclass(frozen=True)
-class Grid:
-    """What is trained: every form at every power, batch size, weight and seed."""
+class Setup:
+    """A network and its optimizer."""
+
+    name: str
+    width: int = 32
+    batchnorm: bool = True
+    adam: bool = False
+
+
+BASE = Setup("base")
+OTHERS = (
+    Setup("4 times as wide", width=128),
+    Setup("no BatchNorm", batchnorm=False),
+    Setup("Adam", adam=True),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained; the other networks at `POWER` and ``other_size`` only."""
 
     seeds: int
     epochs: int
-    batch_sizes: tuple
+    sizes: tuple
+    other_size: int
+    others: tuple
     weights: dict  # (relative, power) -> increasing weights
 
     @property
-    def curves(self):
-        return list(self.weights)
+    def powers(self):
+        return sorted({power for _, power in self.weights})
+
+    @property
+    def keys(self):
+        """(setup, relative, power, batch size) of every curve, the slowest ones first."""
+        base = [(BASE, *form, n) for n in self.sizes for form in self.weights]
+        forms = [form for form in self.weights if form[1] == POWER]
+        return base + [(s, *form, self.other_size) for s in self.others for form in forms]
 
 
 def half_decades(low, high):
-    """Weights from 10**low to 10**high, two a decade."""
     return tuple(float(w) for w in 10.0 ** np.arange(low, high + 0.25, 0.5))
 
 
-FULL = {
-    (False, 1): half_decades(-5, 0),
-    (False, 2): half_decades(-7, -1),
-    (False, 3): half_decades(-8.5, -2),
-    (True, 1): half_decades(-1, 3.5),
-    (True, 2): half_decades(-1, 3.5),
-    (True, 3): half_decades(-1, 3.5),
-}
-QUICK = {(False, 2): (1e-6, 1e-5, 1e-3), (True, 2): (1.0, 10.0, 1000.0)}
+FULL = Study(
+    seeds=5,
+    epochs=60,
+    sizes=(25, 50, 100, 200),
+    other_size=100,
+    others=OTHERS,
+    weights={
+        (False, 1): half_decades(-4.5, 0),
+        (False, 2): half_decades(-6.5, -1.5),
+        (False, 3): half_decades(-8, -2),
+        (True, 1): half_decades(-0.5, 3),
+        (True, 2): half_decades(-0.5, 3),
+        (True, 3): half_decades(-0.5, 3),
+    },
+)
+QUICK = Study(
+    seeds=1,
+    epochs=10,
+    sizes=(50, 200),
+    other_size=200,
+    others=OTHERS[:1],
+    weights={
+        (False, 1): (1e-3, 1e-2, 1.0),
+        (False, 2): (1e-5, 1e-4, 1e-2),
+        (True, 1): (1.0, 30.0, 1000.0),
+        (True, 2): (1.0, 30.0, 1000.0),
+    },
+)
 
 
 # Data and training.
 
 
+@functools.cache
 def load_splits():
     """Digits in [0, 1]: 1000 to train, 297 to choose weights, 500 for the final figures."""
     x, y = load_digits(return_X_y=True)
@@ -82,35 +136,41 @@ def load_splits():
     return {"train": (train_x, train_y), "validation": (val_x, val_y), "test": (test_x, test_y)}
 
 
-def evaluation_sets(x, y):
-    """The clean split, then one noisy set of `NOISE_DRAWS` copies for each noise level."""
+@functools.cache
+def evaluation_sets(split):
+    """The clean split, then `NOISE_DRAWS` noisy copies of it for each noise level."""
+    x, y = load_splits()[split]
     copies, labels = np.tile(x, (NOISE_DRAWS, 1)), np.tile(y, NOISE_DRAWS)
     noise = np.random.default_rng(0).standard_normal(copies.shape)
     noisy = [np.clip(copies + s * noise, 0.0, 1.0).astype("float32") for s in NOISES]
     return [(x, y), *((copy, labels) for copy in noisy)]
 
 
-def build_network():
-    """Three Dense-BatchNorm-ReLU blocks, tapped after their ReLU as in the published runs."""
+def build_network(setup):
+    """Three blocks, tapped after their ReLU as in the published runs."""
     network = keras.Sequential([keras.Input((64,))])
     for name in BLOCKS:
-        network.add(layers.Dense(WIDTH, use_bias=False))
-        network.add(layers.BatchNormalization())
+        network.add(layers.Dense(setup.width, use_bias=not setup.batchnorm))
+        if setup.batchnorm:
+            network.add(layers.BatchNormalization())
         network.add(layers.ReLU(name=name))
     network.add(layers.Dense(10))
     return network
 
 
 class Trainer:
-    """Trains the network again and again in one compiled model: tracing costs more than a run."""
+    """Trains a network again and again in one compiled model: tracing costs more than a run."""
 
-    def __init__(self, relative=False, power=1):
-        self.base = build_network()
+    def __init__(self, setup, relative, power):
+        self.setup = setup
+        self.base = build_network(setup)
         # num_classes lets the penalty take its linear form, with no (n, n) matrix.
         loss = lgg.losses.SmoothnessVariation(power=power, num_classes=10, relative=relative)
         self.penalty = lgg.Penalty(loss, BLOCKS, weight=0.0)
         self.model = lgg.GeometryModel(self.base, [self.penalty])
-        self.optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=0.9)
+        self.optimizer = (
+            keras.optimizers.Adam(1e-3) if setup.adam else keras.optimizers.SGD(0.02, momentum=0.9)
+        )
         self.model.compile(
             self.optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -118,102 +178,497 @@ class Trainer:
             jit_compile=False,
         )
         self.optimizer.build(self.base.trainable_variables)
-        self.optimizer_start = [keras.ops.convert_to_numpy(v) for v in self.optimizer.variables]
+        self.start = [keras.ops.convert_to_numpy(v) for v in self.optimizer.variables]
 
-    def train(self, data, *, weight, batch_size, seed, epochs):
-        """The network after ``epochs`` from the seed's own start, in the seed's own order."""
+    def train(self, *, weight, batch_size, seed, epochs):
+        """The trained network, and the mean value of the unweighted penalty while it trained."""
         keras.utils.set_random_seed(seed)
-        self.base.set_weights(build_network().get_weights())
-        for variable, start in zip(self.optimizer.variables, self.optimizer_start, strict=True):
+        self.base.set_weights(build_network(self.setup).get_weights())
+        for variable, start in zip(self.optimizer.variables, self.start, strict=True):
             variable.assign(start)
         self.penalty.weight.assign(weight)
-        # One long epoch in an order of our own: it depends on the seed and on nothing else.
+        x, y = load_splits()["train"]
+        # One long epoch in an order of our own: with the start it depends on the seed alone.
         rng = np.random.default_rng(seed)
-        order = np.concatenate([rng.permutation(len(data[0])) for _ in range(epochs)])
-        x, y = data[0][order], data[1][order]
-        self.model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
-        return self.base
-
-
-def accuracies(network, sets):
-    return [float(np.mean(network.predict_on_batch(x).argmax(1) == y)) for x, y in sets]
-
-
-def penalty_value(network, data, *, relative, power, batch_size):
-    """Mean value of the penalty on the training batches of a trained network."""
-    taps = keras.Model(network.inputs, [network.get_layer(name).output for name in BLOCKS])
-    features = taps.predict_on_batch(data[0])
-    values = [
-        lgg.losses.smoothness_variation(
-            [f[i : i + batch_size] for f in features],
-            data[1][i : i + batch_size],
-            power=power,
-            num_classes=10,
-            relative=relative,
+        order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
+        history = self.model.fit(
+            x[order], y[order], batch_size=batch_size, shuffle=False, verbose=0
         )
-        for i in range(0, len(data[0]), batch_size)
-    ]
-    return float(np.mean([float(v) for v in values]))
+        return self.base, history.history[self.penalty.name][-1]
 
 
-# The study. A result is an array of accuracies, (seeds, [clean, noisy, noisier]).
+@functools.cache
+def trainer(setup, relative, power):
+    return Trainer(setup, relative, power)
 
 
-def run_curve(job):
-    """One curve: all weights and seeds of one form, power and batch size."""
-    grid, relative, power, batch_size, weights, split, first_seed = job
-    splits = load_splits()
-    sets = evaluation_sets(*splits[split])
-    trainer = Trainer(relative, power)
-    found = {}
-    for weight in weights:
-        found[weight] = np.array(
-            [
-                accuracies(
-                    trainer.train(
-                        splits["train"],
-                        weight=weight,
-                        batch_size=batch_size,
-                        seed=first_seed + seed,
-                        epochs=grid.epochs,
-                    ),
-                    sets,
-                )
-                for seed in range(grid.seeds)
-            ]
-        )
-        name = f"{FORMS[relative]}, p = {power}" if weight else "plain"
-        clean, noisy = found[weight].mean(0)[:2]
+@dataclass(frozen=True)
+class Job:
+    """All seeds of some weights of one form, power and batch size."""
+
+    key: tuple  # (setup, relative, power, batch size)
+    weights: tuple  # 0 is plain training
+    split: str
+    seeds: range
+    epochs: int
+
+
+def run_job(job):
+    """Array (seeds, weights, columns): accuracies on the split, and the penalty's value."""
+    setup, relative, power, n = job.key
+    results = []
+    for weight in job.weights:
+        rows = []
+        for seed in job.seeds:
+            network, value = trainer(setup, relative, power).train(
+                weight=weight, batch_size=n, seed=seed, epochs=job.epochs
+            )
+            rows.append([accuracy(network, *xy) for xy in evaluation_sets(job.split)] + [value])
+        clean, noisy, *_ = np.mean(rows, axis=0)
         print(
-            f"{split}: {name}, n = {batch_size}, weight {weight:.1e}: "
-            f"clean {clean:.3f}, noisy {noisy:.3f}",
+            f"[{job.split}] {setup.name}, n={n}, {FORMS[relative]}, p={power}, "
+            f"weight={weight:.1e}: clean {clean:.3f}, noisy {noisy:.3f}",
             flush=True,
         )
-    return found
+        results.append(rows)
+    return np.array(results).swapaxes(0, 1)
 
 
-def use_one_thread():
-    """Many small processes: more threads in each would only wait for each other."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+def accuracy(network, x, y):
+    return float(np.mean(network.predict_on_batch(x).argmax(axis=1) == y))
 
 
 def run_jobs(jobs, processes):
     if processes == 1:
-        return [run_curve(job) for job in jobs]
+        return [run_job(job) for job in jobs]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         processes, mp_context=context, initializer=use_one_thread
     ) as pool:
-        return list(pool.map(run_curve, jobs))
+        return list(pool.map(run_job, jobs))
 
 
-def run_study(grid, processes):
-    """``{(relative, power, n): {weight: result}}`` on validation; plain training has weight 0."""
-    keys = [(*curve, n) for n in grid.batch_sizes for curve in grid.curves]
-    jobs = [(grid, False, 1, n, (0.0,), "validation", 0) for n in grid.batch_sizes]
-    jobs += [(grid, *key, grid.weights[key[:2]], "validation", 0) for key in keys]
+def use_one_thread():
+    # The processes share the cores: more threads in each would only wait for each other.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+
+# From runs to curves.
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracies of one form, power and batch size, against the logarithm of the weight."""
+
+    n: int
+    power: int
+    logs: np.ndarray  # log10 of the weights, increasing
+    plain: np.ndarray  # (seeds, columns)
+    change: np.ndarray  # (seeds, weights, columns), against plain training with the same seed
+
+    @functools.cached_property
+    def fine(self):
+        return np.linspace(self.logs[0], self.logs[-1], round(100 * np.ptp(self.logs)) + 1)
+
+    def at(self, log_weight, column):
+        """Mean change at any weight, by interpolation."""
+        return np.interp(log_weight, self.logs, self.change.mean(axis=0)[:, column])
+
+    def is_safe(self, log_weight):
+        return self.at(log_weight, CLEAN) >= -CLEAN_LOSS
+
+    @property
+    def safe_limit(self):
+        """The (log of the) largest weight up to which clean accuracy stays within its bound."""
+        unsafe = np.flatnonzero(~self.is_safe(self.fine))
+        return self.fine[max(unsafe[0] - 1, 0)] if len(unsafe) else self.fine[-1]
+
+    def best(self, column):
+        """Index of the weight that gains most, of those that cost little clean accuracy."""
+        gains = self.change.mean(axis=0)[:, column]
+        return int(np.argmax(np.where(self.is_safe(self.logs), gains, -np.inf)))
+
+    def useful(self, column):
+        """Ends of the useful range (logs), or None where no weight gains clearly.
+
+        Useful: at least half of the best gain, and clean accuracy within its bound. A clear gain
+        is at least one point and two standard errors over the seeds.
+        """
+        best = self.best(column)
+        gains = self.change[:, best, column]
+        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        if not self.is_safe(self.logs[best]) or gains.mean() < max(POINT, 2 * error):
+            return None
+        inside = self.is_safe(self.fine) & (self.at(self.fine, column) >= gains.mean() / 2)
+        here = int(np.argmin(abs(self.fine - self.logs[best])))
+        outside = np.flatnonzero(~inside)
+        low = max(outside[outside < here], default=-1) + 1
+        high = min(outside[outside > here], default=len(inside)) - 1
+        return self.fine[low], self.fine[high]
+
+
+def run_curves(study, processes):
+    """``{(setup, relative, power, n): Curve}`` on the validation split."""
+    jobs = [
+        Job(key, (0.0, *study.weights[key[1:3]]), "validation", range(study.seeds), study.epochs)
+        for key in study.keys
+    ]
+    curves = {}
+    for job, found in zip(jobs, run_jobs(jobs, processes), strict=True):
+        plain, penalised = found[:, :1], found[:, 1:]
+        _, _, power, n = job.key
+        logs = np.log10(job.weights[1:])
+        curves[job.key] = Curve(n, power, logs, plain[:, 0], penalised - plain)
+    return curves
+
+
+# One constant for all batch sizes, or for all networks.
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a constant c gives the weight at each batch size."""
+
+    name: str
+    relative: bool
+    divisor: str = "1"
+
+    def shift(self, curve):
+        """log10 of weight / c."""
+        if self.divisor == "n^(p+1)":
+            return -(curve.power + 1) * np.log10(curve.n)
+        if self.divisor == "value":
+            return -np.log10(curve.plain[:, VALUE].mean())
+        return 0.0
+
+
+FIXED = Rule("published, c", relative=False)
+SCALED = Rule("published, c / n^(p+1)", relative=False, divisor="n^(p+1)")
+LOGGED = Rule("published, c / value", relative=False, divisor="value")
+RELATIVE = Rule("relative, c", relative=True)
+RULES = (FIXED, SCALED, LOGGED, RELATIVE)
+
+
+def by_size(curves, rule, power):
+    return [
+        c for (s, *form, _), c in curves.items() if s == BASE and form == [rule.relative, power]
+    ]
+
+
+def by_network(curves, rule, n):
+    return [c for (_, *form, m), c in curves.items() if m == n and form == [rule.relative, POWER]]
+
+
+def shared_constant(rule, members):
+    """The constant of the best mean gain that is safe on every curve, to one digit."""
+    low = min(c.logs[0] - rule.shift(c) for c in members)
+    high = max(c.logs[-1] - rule.shift(c) for c in members)
+    constants = [float(f"{10.0**log:.0e}") for log in np.arange(low, high, 0.02)]
+
+    def score(constant):
+        logs = [np.log10(constant) + rule.shift(c) for c in members]
+        if not all(c.is_safe(log) for c, log in zip(members, logs, strict=True)):
+            return -np.inf
+        return np.mean([c.at(log, NOISY) for c, log in zip(members, logs, strict=True)])
+
+    return max(constants, key=score)
+
+
+def overlap(rule, members, column):
+    """Decades of the constant that are useful on every curve with a clear gain.
+
+    A negative number is the gap between ranges that do not meet; None: fewer than two ranges.
+    """
+    useful = [(c, c.useful(column)) for c in members]
+    ranges = [np.array(ends) - rule.shift(c) for c, ends in useful if ends is not None]
+    if len(ranges) < 2:
+        return None
+    low, high = zip(*ranges, strict=True)
+    return min(high) - max(low)
+
+
+def exponent(members):
+    """x in "the largest safe weight goes like n**x"."""
+    return np.polyfit(np.log10([c.n for c in members]), [c.safe_limit for c in members], 1)[0]
+
+
+def run_tests(study, curves, processes):
+    """``{(rule or "plain", n): (weight, array (seeds, columns))}`` on the test split."""
+    seeds = range(TEST_SEED, TEST_SEED + study.seeds)
+    jobs, keys = [], []
+    for n in study.sizes:
+        keys.append(("plain", n))
+        jobs.append(Job((BASE, False, POWER, n), (0.0,), "test", seeds, study.epochs))
+        for rule in RULES:
+            log = np.log10(shared_constant(rule, by_size(curves, rule, POWER)))
+            weight = 10 ** (log + rule.shift(curves[BASE, rule.relative, POWER, n]))
+            keys.append((rule.name, n))
+            jobs.append(
+                Job((BASE, rule.relative, POWER, n), (float(weight),), "test", seeds, study.epochs)
+            )
     found = run_jobs(jobs, processes)
-    plain = dict(zip(grid.batch_sizes, found, strict=False))
-    curves = found[len(grid.batch_sizes) :]
-    return {key: plain[key[-1]] | curve for key, curve in zip(keys, curves, strict=True)}
+    return {k: (j.weights[0], runs[:, 0]) for k, j, runs in zip(keys, jobs, found, strict=True)}
+
+
+# The report, in Markdown: accuracies in %, their changes in points.
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def percent(values):
+    return f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
+
+
+def points(values):
+    return f"{100 * values.mean():+.1f} ± {100 * values.std():.1f}"
+
+
+def decades(width):
+    return "–" if width is None else f"{width:.1f}"
+
+
+def curve_cells(curve, column):
+    """The best weight and what it changes, the useful range, and the largest safe weight."""
+    best, ends = curve.best(column), curve.useful(column)
+    return [
+        f"{10 ** curve.logs[best]:.0e}",
+        points(curve.change[:, best, column]),
+        points(curve.change[:, best, CLEAN]),
+        f"{10 ** ends[0]:.1e} to {10 ** ends[1]:.1e}" if ends else "no clear gain",
+        decades(ends and ends[1] - ends[0]),
+        f"{10**curve.safe_limit:.1e}",
+    ]
+
+
+CURVE_HEADER = ["best weight", "noisy", "clean", "useful weights", "decades", "safe up to"]
+
+
+def plain_table(study, curves):
+    plain = {n: curves[BASE, False, POWER, n].plain for n in study.sizes}
+    header = ["n", "clean", *(f"noise {s}" for s in NOISES)]
+    columns = (CLEAN, NOISY, NOISIER)
+    return table(header, [[n, *(percent(p[:, c]) for c in columns)] for n, p in plain.items()])
+
+
+def range_table(curves, column):
+    rows = [
+        [p, FORMS[relative], n, *curve_cells(curve, column)]
+        for (setup, relative, p, n), curve in curves.items()
+        if setup == BASE
+    ]
+    rows.sort(key=lambda row: row[:3])
+    return table(["p", "form", "n", *CURVE_HEADER], rows)
+
+
+def rule_cells(rule, members):
+    constant = shared_constant(rule, members)
+    gains = [c.at(np.log10(constant) + rule.shift(c), NOISY) for c in members]
+    overlaps = [decades(overlap(rule, members, column)) for column in (NOISY, NOISIER)]
+    return [*overlaps, f"{constant:g}", *(f"{100 * gain:+.1f}" for gain in gains)]
+
+
+def rule_header(labels):
+    return ["weight", *(f"decades, noise {s}" for s in NOISES), "best c", *labels]
+
+
+def size_rule_table(study, curves):
+    rows = []
+    for power in study.powers:
+        for rule in RULES:
+            members = by_size(curves, rule, power)
+            # The divisors are there to flatten this very exponent.
+            slope = f"n^{exponent(members):.1f}" if rule.divisor == "1" else ""
+            rows.append([power, rule.name, slope, *rule_cells(rule, members)])
+    header = rule_header(f"n = {n}" for n in study.sizes)
+    return table(["p", header[0], "safe limit", *header[1:]], rows)
+
+
+def network_tables(study, curves):
+    keys = [key for key in curves if key[2:] == (POWER, study.other_size)]
+    keys.sort(key=lambda key: key[1])
+    ranges = [
+        [FORMS[k[1]], k[0].name, percent(curves[k].plain[:, NOISY]), *curve_cells(curves[k], NOISY)]
+        for k in keys
+    ]
+    rules = [
+        [r.name, *rule_cells(r, by_network(curves, r, study.other_size))]
+        for r in RULES
+        if r != SCALED  # there is one n only
+    ]
+    return "\n\n".join(
+        [
+            table(["form", "network", "plain noisy", *CURVE_HEADER], ranges),
+            table(rule_header(s.name for s in (BASE, *study.others)), rules),
+        ]
+    )
+
+
+def grid_table(study, curves, relative):
+    """Every weight at `POWER`: changes of noisy and clean accuracy."""
+    rows = [
+        [f"{weight:.1e}"]
+        + [
+            f"{points(curves[BASE, relative, POWER, n].change[:, i, NOISY])} "
+            f"({100 * curves[BASE, relative, POWER, n].change[:, i, CLEAN].mean():+.1f})"
+            for n in study.sizes
+        ]
+        for i, weight in enumerate(study.weights[relative, POWER])
+    ]
+    return table([FORMS[relative], *(f"n = {n}" for n in study.sizes)], rows)
+
+
+def default_table(study, curves):
+    """What the default weight of a Penalty, 1, does."""
+    forms = [form for form, weights in study.weights.items() if 1.0 in weights]
+    rows = []
+    for form in forms:
+        at_one = [
+            curves[BASE, *form, n].change[:, study.weights[form].index(1.0)] for n in study.sizes
+        ]
+        cells = [f"{points(c[:, NOISY])} ({100 * c[:, CLEAN].mean():+.1f})" for c in at_one]
+        rows.append([FORMS[form[0]], form[1], *cells])
+    return table(["form", "p", *(f"n = {n}" for n in study.sizes)], rows)
+
+
+def test_table(tests):
+    rows = []
+    for (name, n), (weight, result) in tests.items():
+        plain = tests["plain", n][1]
+        gain = "" if name == "plain" else points((result - plain)[:, NOISY])
+        cells = [percent(result[:, column]) for column in (CLEAN, NOISY, NOISIER)]
+        rows.append([n, name, f"{weight:.1e}" if weight else "", *cells, gain])
+    noises = [f"noise {s}" for s in NOISES]
+    return table(["n", "training", "weight", "clean", *noises, f"gain, {noises[0]}"], rows)
+
+
+def report(study, curves, tests):
+    first, second = NOISES
+    sections = {
+        "Plain training": plain_table(study, curves),
+        f"Useful weights, noise {first}": range_table(curves, NOISY),
+        f"Useful weights, noise {second}": range_table(curves, NOISIER),
+        "One constant for every batch size": size_rule_table(study, curves),
+        f"Other networks, p = {POWER}, n = {study.other_size}": network_tables(study, curves),
+        "A weight of 1, the default of `Penalty`": default_table(study, curves),
+        f"All weights, p = {POWER}": "\n\n".join(grid_table(study, curves, f) for f in FORMS),
+        f"Test split, p = {POWER}": test_table(tests),
+    }
+    notes = f"""\
+Accuracies in %, changes in points against plain training with the same seed and n, mean ± std over
+{study.seeds} seeds. "Noisy" is noise {first}, unless the title says {second}. In brackets: the
+change of clean accuracy.
+
+* *Useful weights*: at least half of the best noisy gain, and at most {CLEAN_LOSS / POINT:g} points
+  of clean accuracy lost. Between grid points the mean curve is interpolated. A *clear gain* is at
+  least {100 * POINT:g} point and two standard errors.
+* *Safe up to*: no smaller weight loses more clean accuracy than that. *Safe limit*: the power of n
+  that this weight follows.
+* *Decades* of a constant c: what the useful ranges have in common (negative: the gap between ranges
+  that do not meet), curves without a clear gain left out. *Best c* has the best mean gain of those
+  that are safe everywhere; its gains follow. *Value*: the mean of the unweighted penalty that plain
+  training logs."""
+    body = "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
+    return f"{notes}\n\n{body}"
+
+
+def draw(study, curves, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    spans = [np.ptp(np.log10(study.weights[form, POWER])) for form in FORMS]
+    figure, axes = pyplot.subplots(
+        3, 2, figsize=(9, 9), sharex="col", sharey="row", width_ratios=spans
+    )  # a decade is as wide in both columns
+    titles = [*(f"noisy (σ = {s}), change in points" for s in NOISES), "clean, change in points"]
+    for row, column in zip(axes, (NOISY, NOISIER, CLEAN), strict=True):
+        for relative, axis in zip(FORMS, row, strict=True):
+            for n, colour, marker in zip(study.sizes, COLOURS, "osD^", strict=False):
+                curve = curves[BASE, relative, POWER, n]
+                change = 100 * curve.change[:, :, column]
+                mean, std = change.mean(axis=0), change.std(axis=0)
+                weights = 10**curve.logs
+                axis.fill_between(weights, mean - std, mean + std, color=colour, alpha=0.2, lw=0)
+                axis.plot(weights, mean, color=colour, marker=marker, ms=4, label=f"n = {n}")
+            axis.axhline(0, color="black", lw=0.8)
+            axis.set_xscale("log")
+            axis.grid(alpha=0.3)
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(title)
+    for relative, axis in zip(FORMS, axes[0], strict=True):
+        axis.set_title(f"{FORMS[relative]} form, p = {POWER}")
+    for axis in axes[-1]:
+        axis.axhline(-100 * CLEAN_LOSS, color="black", lw=0.8, ls="--")
+        axis.set_xlabel("weight")
+    # Below these bounds training has collapsed, and how far is of no interest.
+    axes[0, 0].set_ylim(-8, 6)
+    axes[1, 0].set_ylim(-8, 10)
+    axes[2, 0].set_ylim(-10, 2)
+    axes[0, 0].legend(loc="lower left")
+    figure.suptitle(
+        "Digits: what the weight of the smoothness penalty does, against plain training"
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+MARKER = "<!-- Below: recorded by examples/weight_sensitivity.py. Above: written by hand. -->"
+
+
+def record(path, text, figure, seconds, arguments):
+    """Write the page; what stands above the marker in an existing page is kept."""
+    path = Path(path)
+    above = path.read_text().partition(MARKER)[0] if path.exists() else ""
+    versions = f"Python {platform.python_version()}, Keras {keras.version()}"
+    versions += f", {keras.backend.backend()} backend, scikit-learn {sklearn.__version__}"
+    facts = f"""\
+{MARKER}
+
+## The recorded run
+
+    python examples/weight_sensitivity.py {" ".join(arguments)}
+
+scikit-learn's digits, split 1000 / 297 / 500 (train, validation, test). {versions}. Wall time
+{seconds / 60:.0f} minutes."""
+    picture = f"![Change of accuracy against the weight]({os.path.relpath(figure, path.parent)})"
+    parts = [above + facts, *([picture] if figure else []), text]
+    path.write_text("\n\n".join(parts) + "\n")
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, small grid: a minute")
+    parser.add_argument("--seeds", type=int, help="number of seeds, 0 upwards")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--figure", help="where to write the figure")
+    parser.add_argument("--record", help="where to write the Markdown page")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Returns the curves on the validation split, the results on the test split, and the text."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = parse(arguments)
+    start = time.time()
+    study = QUICK if options.quick else FULL
+    if options.seeds:
+        study = replace(study, seeds=options.seeds)
+    curves = run_curves(study, options.jobs)
+    tests = run_tests(study, curves, options.jobs)
+    text = report(study, curves, tests)
+    print(f"\n{text}\n\n{time.time() - start:.0f} s")
+    if options.figure:
+        draw(study, curves, options.figure)
+    if options.record:
+        record(options.record, text, options.figure, time.time() - start, arguments)
+    return curves, tests, text
+
+
+if __name__ == "__main__":
+    main()

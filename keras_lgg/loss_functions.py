@@ -15,7 +15,6 @@ References:
 
 import itertools
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -320,8 +319,8 @@ def mean(values):
 
 
 def _subtract(a, b):
-    """a - b in the wider of the two dtypes."""
-    dtype = keras.backend.result_type(a.dtype, b.dtype)
+    """a - b in the wider of the two dtypes; "float64" is also the larger string."""
+    dtype = max(ops.dtype(a), ops.dtype(b))
     return ops.cast(a, dtype) - ops.cast(b, dtype)
 
 
