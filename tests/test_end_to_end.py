@@ -22,3 +22,30 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
             shared["x_test"], shared["y_test"], verbose=0, return_dict=True
         )
         assert logs["accuracy"] > 0.7
+
+
+def test_quickstart(tmp_path, capsys):
+    import quickstart  # of examples/
+
+    figure = tmp_path / "figure.png"
+    results = quickstart.main(["--quick", "--figure", str(figure)])
+    output = capsys.readouterr().out
+    assert figure.stat().st_size > 10_000
+
+    plain, smooth = (results["robustness"][name] for name in ("plain", "smooth geometry"))
+    assert min(plain["clean"][0], smooth["clean"][0]) > 95
+    assert smooth["noise 0.4"][0] > plain["noise 0.4"][0]
+    assert plain["clean"][0] > plain["noise 0.2"][0] > plain["noise 0.4"][0] > 30
+
+    accuracy = {name: rows["accuracy"][0] for name, rows in results["distillation"].items()}
+    assert accuracy["teacher"] > 96
+    assert all(85 < accuracy[name] < accuracy["teacher"] for name in accuracy if name != "teacher")
+
+    errors = {name: rows["10-NN error"][0] for name, rows in results["embeddings"].items()}
+    assert set(errors) == {"cross-entropy", "graph smoothness"}
+    assert all(0 < error < 6 for error in errors.values())
+
+    for rows in results.values():
+        for variant, metrics in rows.items():
+            assert variant in output
+            assert all(f"{values[0]:.1f}" in output for values in metrics.values())
