@@ -173,7 +173,9 @@ class TestDegrees:
         np.testing.assert_array_equal(value(graphs.normalize_degrees, [a]), np.zeros((3, 3)))
 
     def test_a_degree_that_cancels_to_rounding_is_isolated(self):
-        a = np.array([[0, 0.1, 0.2, -0.3], *[[0] * 4] * 3], "float32")
+        # 0.6 + 0.1 - 0.7 is 6e-8 in float32: the weights would be divided by its root.
+        a = np.array([[0, 0.6, 0.1, -0.7], *[[0] * 4] * 3], "float32")
+        assert a[0].sum() > 0
         a = a + a.T
         found, (gradient,) = value_and_grads(graphs.normalize_degrees, [a])
         assert abs(found) < 10
@@ -311,6 +313,10 @@ class TestNumerics:
         x = np.random.default_rng(0).normal(size=(1, 700)).astype("float32").repeat(6, axis=0)
         found = value(lambda x: graphs.similarity(x, metric=metric), [x])
         np.testing.assert_array_equal(found, np.ones((6, 6)))
+
+    def test_square_root_at_zero(self):
+        _, (gradient,) = value_and_grads(graphs.safe_sqrt, [np.array([0.0, 4.0], "float32")])
+        np.testing.assert_allclose(gradient, [0.0, 0.25])
 
     def test_an_offset_costs_distances_no_digits(self):
         x = batch("signed").reshape(10, 6)

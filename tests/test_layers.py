@@ -101,6 +101,15 @@ def test_keeps_masks():
     np.testing.assert_allclose(masked(padded), expected, rtol=1e-5)
 
 
+def test_takes_the_mask_of_its_last_input_alone():
+    layer = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation())
+    masked = layers.Embedding(7, 4, mask_zero=True)(np.array([[1, 2, 0], [3, 0, 0]]))
+    plain = keras.ops.ones((2, 5))
+    assert getattr(layer([masked, plain]), "_keras_mask", None) is None
+    found = layer([plain, masked])._keras_mask
+    np.testing.assert_array_equal(found, [[True, True, False], [True, False, False]])
+
+
 @pytest.mark.parametrize("make", [model_with_penalty, model_with_labels])
 def test_saves_and_goes_on(make, tmp_path):
     model = make()

@@ -528,6 +528,16 @@ class TestTeacher:
         )
         assert first["graph_distillation"] != second["graph_distillation"]
 
+    def test_may_change_between_fits(self):
+        model = distiller()
+        model.compile(keras.optimizers.SGD(0.0), XE)
+        model.evaluate(X, LABELS, batch_size=24, verbose=0)
+        model.teacher.set_weights(network(16).get_weights())
+        logs = model.evaluate(X, LABELS, batch_size=24, verbose=0, return_dict=True)
+        np.testing.assert_allclose(
+            logs["graph_distillation"], penalty_value(model, X, LABELS), rtol=1e-3
+        )
+
     def test_may_share_layers_with_the_student(self):
         x = keras.Input((6,))
         stem = layers.Dense(8, "relu", name="stem")(x)
