@@ -9,9 +9,9 @@ what is gained. Weights are chosen on a validation split; the test split is used
 seeds, for the weights so chosen.
 
     python examples/weight_sensitivity.py --quick     # under a minute: does it run?
-    python examples/weight_sensitivity.py --figure weights.png --record weights.md
+    python examples/weight_sensitivity.py --jobs 2 --figure weights.png --record weights.md
 
-The full study takes about half an hour on 2 CPU cores. ``--jobs`` is the number of processes.
+The full study takes about half an hour on 2 CPU cores; ``--jobs`` is the number of processes.
 """
 
 import argparse
@@ -230,7 +230,8 @@ def run_job(job):
 
 
 def accuracy(network, x, y):
-    return float(np.mean(network.predict_on_batch(x).argmax(axis=1) == y))
+    logits = keras.ops.convert_to_numpy(network(x, training=False))
+    return float(np.mean(logits.argmax(axis=1) == y))
 
 
 def run_jobs(jobs, processes):
