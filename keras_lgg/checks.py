@@ -15,16 +15,19 @@ def invalid(argument, expected, received):
 
 
 def check_choice(argument, value, choices):
+    """Raise unless the value is one of the choices."""
     if value not in choices:
         raise invalid(argument, f"one of {choices}", repr(value))
 
 
 def check_positive_integer(argument, value):
+    """Raise unless the value is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise invalid(argument, "a positive integer", repr(value))
 
 
 def check_positive(argument, value):
+    """Raise unless the value is a finite number above 0."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 < value < math.inf:
         raise invalid(argument, "a positive finite number", repr(value))

@@ -373,6 +373,7 @@ def flatten_representation(x):
 
 
 def to_adjacency(adjacency):
+    """Float tensor of a square matrix, or raise."""
     adjacency = to_float(adjacency)
     shape = tuple(adjacency.shape)
     if len(shape) != 2 or (None not in shape and shape[0] != shape[1]):
@@ -425,6 +426,7 @@ def safe_sqrt(x):
 
 
 def machine_epsilon(x):
+    """The relative rounding error of the dtype of a tensor."""
     return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
 
 

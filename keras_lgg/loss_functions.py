@@ -1,16 +1,6 @@
 """Losses on latent geometry graphs, as pure functions; public through `keras_lgg.losses`.
 
-References:
-    [1] Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries with
-        Graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
-    [2] Lassance et al., "Deep geometric knowledge distillation with graphs",
-        https://arxiv.org/abs/1911.03080
-    [3] Bontonou et al., "Introducing graph smoothness loss for training deep learning
-        architectures", https://arxiv.org/abs/1905.00301
-    [4] Lassance, Gripon, Ortega, "Laplacian networks: bounding indicator function smoothness for
-        neural network robustness", https://arxiv.org/abs/1805.10133
-    [5] Park et al., "Relational knowledge distillation", CVPR 2019,
-        https://arxiv.org/abs/1904.05068
+The numbers of the references are those of `keras_lgg.losses`.
 """
 
 import itertools
@@ -315,6 +305,7 @@ def graph_variation(representations, *, k=None):
 
 
 def mean(values):
+    """Mean of a list of tensors."""
     return sum(values) / len(values)
 
 
@@ -382,6 +373,7 @@ def _check_not_a_graph(target):
 
 
 def check_affinity(affinity):
+    """Return the similarities of classes as a NumPy array, or raise."""
     matrix = np.asarray(affinity, "float64")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise checks.invalid("affinity", "a square matrix (c, c)", f"shape {matrix.shape}")

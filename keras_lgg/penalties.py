@@ -130,6 +130,7 @@ def check_weight(weight):
 
 
 def layer_taps(penalty):
+    """The layers that a penalty on one network taps, as a list."""
     return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
 
 
@@ -172,6 +173,7 @@ def teacher_student_taps(penalty):
 
 
 def check_base_penalty(penalty, base):
+    """Raise where a penalty cannot act on one network."""
     loss, taps = penalty.loss, penalty.taps
     if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
         raise ValueError(
@@ -202,6 +204,7 @@ def check_base_penalty(penalty, base):
 
 
 def check_penalties(penalties):
+    """Return the penalties of a model as a list, or raise."""
     penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
     for penalty in penalties:
         if not isinstance(penalty, Penalty):
