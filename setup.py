@@ -12,18 +12,20 @@ VERSION = re.search(
 
 EXTRAS = {
     # tensorflow-datasets 4.9.10 imports importlib_resources and does not declare it.
-    "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+    "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources", "scikit-learn>=1.5"],
     # keras-tuner 1.4.8 imports tensorboard, which TensorFlow 2.21 no longer brings.
     "tuner": ["keras-tuner>=1.4.7", "tensorboard"],
     "plots": ["matplotlib>=3.8", "networkx>=3.2"],
     "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
+    "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "manifolds": ["scipy>=1.13", "pyriemann>=0.7", "scikit-learn>=1.5"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
-    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5"],
 }
-EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *EXTRAS["jax"], *EXTRAS["examples"]]
+EXTRAS["examples"] = ["matplotlib>=3.8", "scikit-learn>=1.5", *EXTRAS["robustness"]]
+TESTED = ("jax", "datasets", "attacks", "examples")
+EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *(name for e in TESTED for name in EXTRAS[e])]
 
 setup(
     name="keras_lgg",

@@ -1,6 +1,6 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
-from keras_lgg import constraints, graphs, layers, losses
+from keras_lgg import constraints, datasets, graphs, layers, losses, robustness
 from keras_lgg.models import Distiller, GeometryModel
 from keras_lgg.penalties import Penalty
 
@@ -11,7 +11,9 @@ __all__ = [
     "GeometryModel",
     "Penalty",
     "constraints",
+    "datasets",
     "graphs",
     "layers",
     "losses",
+    "robustness",
 ]

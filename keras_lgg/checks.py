@@ -1,5 +1,6 @@
 """Checks of arguments, and the one form of their errors."""
 
+import importlib
 import math
 import numbers
 
@@ -43,3 +44,14 @@ def check_same_length(**tensors):
             f"number of samples. Received: {n[0] if n else 0} in `{first}` and {m[0]} in "
             f"`{second}`."
         )
+
+
+def require(module, extra):
+    """An optional module, or an ImportError that names the extra which brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"The package '{module}' is missing. Expected the extra '{extra}' to be installed. "
+            f'Received: {error}. Run: pip install "keras_lgg[{extra}]"'
+        ) from error

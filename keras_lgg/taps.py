@@ -35,32 +35,68 @@ def tapped_model(model, paths):
         ((5, 2), (5, 3))
     """
     captured = {}
-    graph = _graph_of(model, paths)
-    inner_paths = {}
-    for path in paths:
-        head, _, rest = path.partition("/")
-        if rest:
-            inner_paths.setdefault(head, []).append(rest)
 
-    def call(layer, *args, **kwargs):
-        if layer.name in inner_paths:
-            inner = tapped_model(layer, inner_paths[layer.name])
-            outputs, taps = inner(*args, **kwargs)
-            for path, tensor in taps.items():
-                captured.setdefault(f"{layer.name}/{path}", []).append(tensor)
-        else:
-            outputs = layer(*args, **kwargs)
-        if layer.name in paths:
-            captured.setdefault(layer.name, []).append(outputs)
+    def capture(path, tensors):
+        captured.setdefault(path, []).append(tensors)
+        return tensors
+
+    def enter(layer, inner_paths, *args, **kwargs):
+        outputs, taps = tapped_model(layer, inner_paths)(*args, **kwargs)
+        for path, tensor in taps.items():
+            capture(f"{layer.name}/{path}", tensor)
         return outputs
 
-    # With `lambda layer: layer` nothing is cloned: the layers are called once more, symbolically.
-    rerun = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+    rerun = _rerun(model, paths, at=capture, enter=enter)
     for tensor in rerun.inputs:
         if tensor.name in paths:
-            captured.setdefault(tensor.name, []).append(tensor)
+            capture(tensor.name, tensor)
     taps = {path: _single(model, path, captured.get(path, [])) for path in paths}
     return keras.Model(rerun.input, (_unpack(rerun.output), taps), name=model.name)
+
+
+def edited_model(model, edits):
+    """A model like ``model``, in which the outputs of some layers pass through functions.
+
+    The result shares every layer, and so every weight, with ``model``, which stays as it was.
+
+    Args:
+        model: Functional or Sequential model with a known input shape.
+        edits: Dict from the path of a layer (see `tapped_model`) to a function, or a layer, that
+            takes the output of that layer and returns a tensor of the same shape.
+
+    Returns:
+        A `keras.Model` of the same inputs and outputs.
+
+    Raises:
+        ValueError: If a path cannot be tapped, or is that of an input.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lgg.taps import edited_model
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="hidden"), keras.layers.Dense(2)]
+        ... )
+        >>> silent = edited_model(model, {"hidden": keras.ops.zeros_like})
+        >>> keras.ops.convert_to_numpy(silent(np.ones((1, 4), "float32"))).tolist()
+        [[0.0, 0.0]]
+    """
+    tapped = tapped_model(model, list(edits))  # raises where a path stands for no single tensor
+    for tensor in tapped.inputs:
+        if tensor.name in edits:
+            raise ValueError(
+                f"The input '{tensor.name}' of the model '{model.name}' cannot be edited. Expected "
+                f"a layer. Received: '{tensor.name}'. Change what you call the model with."
+            )
+
+    def edit(path, tensors):
+        return keras.tree.map_structure(edits[path], tensors)
+
+    def enter(layer, inner_paths, *args, **kwargs):
+        inner_edits = {path: edits[f"{layer.name}/{path}"] for path in inner_paths}
+        return edited_model(layer, inner_edits)(*args, **kwargs)
+
+    rerun = _rerun(model, edits, at=edit, enter=enter)
+    return keras.Model(rerun.input, _unpack(rerun.output), name=model.name)
 
 
 def layer_paths(model, prefix=""):
@@ -84,6 +120,31 @@ def layer_paths(model, prefix=""):
 def is_graph(model):
     """Whether a model is a graph of layers: Functional, or Sequential with an input shape."""
     return isinstance(model, keras.Model) and getattr(model, "inputs", None) is not None
+
+
+def _rerun(model, paths, *, at, enter):
+    """The layers of ``model`` called once more, symbolically, as a new Functional model.
+
+    What the layer of a path returns goes through ``at(path, outputs)``; ``enter(layer, paths,
+    *args)`` stands in for the call of a nested model with paths inside.
+    """
+    inner_paths = {}
+    for path in paths:
+        head, _, rest = path.partition("/")
+        if rest:
+            inner_paths.setdefault(head, []).append(rest)
+
+    def call(layer, *args, **kwargs):
+        if layer.name in inner_paths:
+            outputs = enter(layer, inner_paths[layer.name], *args, **kwargs)
+        else:
+            outputs = layer(*args, **kwargs)
+        return at(layer.name, outputs) if layer.name in paths else outputs
+
+    # With `lambda layer: layer` nothing is cloned.
+    return keras.models.clone_model(
+        _graph_of(model, paths), clone_function=lambda layer: layer, call_function=call
+    )
 
 
 def _graph_of(model, paths):

@@ -1,0 +1,255 @@
+"""What the examples share: options, training, seeds side by side, tables, figures, records."""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from keras_lgg import datasets
+
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
+BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
+SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
+PALETTE = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK, "#999999", "#8C564B"]
+
+
+def parser(doc, name, *, epochs):
+    """The options that every example has; `doc` is its docstring."""
+    options = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.add_argument
+    add("--data", default="mnist", help="digits, or a name of TensorFlow Datasets")
+    add("--data-dir", help="folder of TensorFlow Datasets (by default TFDS_DATA_DIR)")
+    add("--seeds", type=int, default=3, metavar="N", help="number of seeds")
+    add("--seed", type=int, default=0, metavar="S", help="the first seed")
+    add("--epochs", type=int, default=epochs)
+    add("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side")
+    add("--quick", action="store_true", help="digits, one seed, few epochs: under a minute or two")
+    add("--output", default=name, metavar="FOLDER", help="where the figure and the models go")
+    add("--record", metavar="PATH", help="write table and figure into this Markdown page")
+    add("--note", default="", help="a sentence for the record, such as where the data is from")
+    return options
+
+
+def run_seeds(run_seed, args):
+    """``run_seed(args, seed)`` for each seed, side by side in processes where asked.
+
+    Each gives rows ``{"variant", "metric", "value"}``; returns them all as one table, in which
+    the order of the first appearance is kept, with the seconds it took in ``attrs``.
+    """
+    start = time.perf_counter()
+    seeds = range(args.seed, args.seed + args.seeds)
+    run = functools.partial(run_seed, args)
+    if args.jobs == 1:
+        frames = [pd.DataFrame(run(seed)).assign(seed=seed) for seed in seeds]
+    else:
+        cores = max(1, (os.cpu_count() or 1) // args.jobs)
+        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(cores)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            args.jobs, mp_context=multiprocessing.get_context("spawn")
+        )
+        with pool:
+            results = pool.map(run, seeds)
+            frames = [pd.DataFrame(r).assign(seed=s) for s, r in zip(seeds, results, strict=True)]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["seconds"] = time.perf_counter() - start
+    return frame
+
+
+def load(args):
+    return datasets.arrays(args.data, data_dir=args.data_dir)
+
+
+def pipelines(arrays, args, seed):
+    """The same batches in the same order for every variant of a seed."""
+    return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
+
+
+def fit(model, loss, data, args, *, seed, label, learning_rate=0.1, metrics=("accuracy",)):
+    """SGD with momentum, a linear warm-up and cosine decay; one line of progress an epoch."""
+    steps = args.epochs * len(data.train)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=learning_rate, warmup_steps=steps // 10
+    )
+    # Weight decay follows the learning rate in Keras, as it does in the papers' SGD.
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    # On CPU, convolutions run fastest under TensorFlow without XLA.
+    jit_compile = keras.backend.backend() == "jax"
+    model.compile(optimizer, loss, metrics=list(metrics), jit_compile=jit_compile)
+    keras.utils.set_random_seed(seed)
+    progress = _Progress(f"seed {seed}  {label}", args.epochs)
+    model.fit(
+        data.train,
+        validation_data=data.validation,
+        epochs=args.epochs,
+        shuffle=False,  # the pipeline does
+        verbose=0,
+        callbacks=[progress, keras.callbacks.TerminateOnNaN()],
+    )
+
+
+class _Progress(keras.callbacks.Callback):
+    def __init__(self, label, epochs):
+        super().__init__()
+        self._label, self._epochs = label, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self._start
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        print(
+            f"{self._label}  epoch {epoch + 1}/{self._epochs}  {seconds:.0f} s  {shown}", flush=True
+        )
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def deployable(data, network):
+    """A plain Keras model from pixels in [0, 1]: normalisation, then the network."""
+    return keras.Sequential([keras.Input(data.shape), data.normalization, network])
+
+
+def save(model, args, name):
+    path = _path(args, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+
+
+def saved(args, name):
+    return keras.saving.load_model(_path(args, name))
+
+
+def _path(args, name):
+    return pathlib.Path(args.output) / f"{args.data}_{name.replace(' ', '_')}.keras"
+
+
+def describe(values):
+    """Mean ± standard deviation (of a sample) with one digit."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def summary(frame, rows, columns):
+    """A table of texts, mean ± std over the seeds; ``rows`` and ``columns`` name the keys."""
+    order = {key: list(dict.fromkeys(frame[key])) for key in (rows, columns)}
+    cells = frame.groupby([rows, columns])["value"].apply(lambda v: describe(v.to_numpy()))
+    table = cells.unstack(columns).reindex(order[rows])[order[columns]]
+    table.columns.name = table.index.name = None
+    return table.fillna("")
+
+
+def markdown(table, corner=""):
+    lines = ["| " + " | ".join([corner, *map(str, table.columns)]) + " |"]
+    lines.append("| --- " * (1 + len(table.columns)) + "|")
+    lines += [
+        "| " + " | ".join([str(index), *map(str, row)]) + " |"
+        for index, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def figure(rows, columns, size):
+    """An empty figure in the examples' style."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    return plt.subplots(rows, columns, figsize=size, squeeze=False)
+
+
+def finish(args, name, frame, tables, drawing, explanation):
+    """Print the tables, write the figure, and record both where asked.
+
+    Args:
+        args: The options.
+        name: Of the example, such as "distillation".
+        frame: What `run_seeds` returned.
+        tables: Dict from a caption to a table of texts.
+        drawing: The matplotlib figure.
+        explanation: Markdown that says what the numbers mean.
+    """
+    for caption, table in tables.items():
+        print(f"\n{caption}\n{table.to_string()}")
+    folder = pathlib.Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{args.data}.png"
+    drawing.tight_layout()
+    drawing.savefig(path, dpi=150)
+    print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
+    if args.record:
+        page = pathlib.Path(args.record)
+        picture = page.parent / f"results_{name}_{args.data}.png"
+        drawing.savefig(picture, dpi=150)
+        text = _section(args, name, frame, tables, picture.name, explanation)
+        record(page, f"{name} {args.data}", text)
+
+
+def _section(args, name, frame, tables, picture, explanation):
+    command = shlex.join(["python", f"examples/{name}.py", *args.argv])
+    minutes = frame.attrs["seconds"] / 60
+    parts = [
+        f"## {name.capitalize()}: {args.data}",
+        f"    {command}",
+        f"{args.note} Seeds {args.seed} to {args.seed + args.seeds - 1}; mean ± standard deviation "
+        f"over them. {machine()} Wall time {minutes:.0f} minutes.".strip(),
+        explanation,
+        f"![{name}, {args.data}]({picture})",
+    ]
+    for caption, table in tables.items():
+        parts += [f"**{caption}**", markdown(table)]
+    return "\n\n".join(parts)
+
+
+def machine():
+    return (
+        f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, Keras "
+        f"{keras.__version__}, {keras.backend.backend()} backend."
+    )
+
+
+def record(page, key, text):
+    """Put a section into a page, in place of the one with the same key."""
+    begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
+    section = f"{begin}\n\n{text}\n\n{end}"
+    old = page.read_text() if page.exists() else "# Recorded results\n"
+    before, found, rest = old.partition(begin)
+    if found:
+        page.write_text(before + section + rest.partition(end)[2])
+    else:
+        page.write_text(f"{old.rstrip()}\n\n{section}\n")
+    print(f"Recorded in {page}")
+
+
+def arguments(options, argv, *, quick):
+    """Parse; ``--quick`` sets the options in ``quick``. The command line is kept for the record."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = options.parse_args(argv)
+    if args.quick:
+        vars(args).update({"data": "digits", "seeds": 1, **quick})
+    args.argv = argv
+    return args
+
+
+def draw_point(axis, place, values, color):
+    """The mean with its standard deviation, and each seed beside it."""
+    std = np.std(values, ddof=len(values) > 1)
+    axis.errorbar(place, np.mean(values), std, color=color, marker="o", capsize=4)
+    axis.plot(np.full(np.shape(values), place + 0.2), values, ".", color=color, alpha=0.5)

@@ -1,0 +1,195 @@
+"""Embeddings by their graph: cross-entropy, graph smoothness, a target graph with a hierarchy.
+
+Trains the same network three ways and classifies its embeddings by 1-NN, 10-NN and a linear SVM.
+The target graph asks for similarity 1 within a class, a part of it within a super-class, and 0
+otherwise.
+
+    python examples/embeddings.py --quick               # digits, half a minute
+    python examples/embeddings.py                       # MNIST
+    python examples/embeddings.py --data cifar10 --network wide_resnet --epochs 10
+    python examples/embeddings.py --select ...          # how the settings are chosen
+
+The settings are chosen on the validation split, by --select; the table is of the test split. Needs
+the extras ``examples`` and, for data other than digits, ``datasets``. Prints one table and writes,
+into --output, the figure and each embedder of the first seed as a plain Keras model of pixels in
+[0, 1].
+"""
+
+import common
+import keras
+import networks
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+import keras_lgg as lgg
+
+CROSS_ENTROPY, SMOOTHNESS, TARGET = "cross-entropy", "graph smoothness", "target graph"
+NETWORKS = {"small_cnn": networks.small_cnn, "wide_resnet": networks.wide_resnet}
+SIBLINGS = 0.5  # target similarity of two classes of one super-class
+# Super-classes: of digits by their shape (with a loop, of straight lines, of open curves).
+DIGITS = [(0, 6, 8, 9), (1, 4, 7), (2, 3, 5)]
+HIERARCHIES = {
+    "digits": DIGITS,
+    "mnist": DIGITS,
+    "cifar10": [(0, 1, 8, 9), (2, 3, 4, 5, 6, 7)],  # vehicles, animals
+}
+CLASS_NAMES = {
+    "cifar10": ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+}
+CHOSEN = {}  # by set, the alpha of graph smoothness that --select prints
+ALPHAS = (0.25, 0.5, 1.0, 2.0)  # of --select
+
+
+def super_classes(args, classes):
+    """The super-class of each class; without a hierarchy, each class is its own."""
+    groups = HIERARCHIES.get(args.data, [(c,) for c in range(classes)])
+    return np.array([next(i for i, g in enumerate(groups) if c in g) for c in range(classes)])
+
+
+def affinity(args, classes):
+    """Similarity that the target graph asks for, class by class."""
+    group = super_classes(args, classes)
+    related = SIBLINGS * (group[:, None] == group[None, :])
+    return np.where(np.eye(classes, dtype=bool), 1.0, related)
+
+
+def embedder(args, data):
+    """A network whose embeddings have a bounded scale, which graph smoothness needs."""
+    network = NETWORKS[args.network](data.shape, args.width)
+    bound = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
+    return keras.Sequential([network, bound])
+
+
+def train(args, arrays, seed, label, *, variant, alpha):
+    data = common.pipelines(arrays, args, seed)
+    keras.utils.set_random_seed(seed)
+    network = embedder(args, data)
+    if variant == CROSS_ENTROPY:
+        model = keras.Sequential([network, keras.layers.Dense(data.classes)])
+        common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+        return network, data
+    # The mean over the batch, in place of the sum, keeps the steps of SGD small.
+    if variant == SMOOTHNESS:
+        loss = lgg.losses.GraphSmoothness(alpha=alpha, reduction="sum_over_batch_size")
+    else:
+        similarities = affinity(args, data.classes)
+        loss = lgg.losses.TargetGraph(affinity=similarities, reduction="sum_over_batch_size")
+    common.fit(network, loss, data, args, seed=seed, label=label, metrics=[])
+    return network, data
+
+
+def candidates(args):
+    """What is trained: a name, the kind of loss, alpha."""
+    if args.select:
+        smoothness = {f"{SMOOTHNESS}, alpha {a:g}": (SMOOTHNESS, a) for a in ALPHAS}
+    else:
+        smoothness = {SMOOTHNESS: (SMOOTHNESS, args.alpha)}
+    return {CROSS_ENTROPY: (CROSS_ENTROPY, None), **smoothness, TARGET: (TARGET, None)}
+
+
+def run_seed(args, seed):
+    """Train and classify: rows for `common.run_seeds`."""
+    arrays = common.load(args)
+    rows = []
+    for label, (variant, alpha) in candidates(args).items():
+        network, data = train(args, arrays, seed, label, variant=variant, alpha=alpha)
+        model = common.deployable(data, network)
+        held_out = arrays.validation if args.select else arrays.test
+        errors = classify(
+            (embed(model, arrays.train[0]), arrays.train[1]),
+            (embed(model, held_out[0]), held_out[1]),
+            super_classes(args, data.classes),
+        )
+        rows += [{"variant": label, "metric": m, "value": v} for m, v in errors.items()]
+        if seed == args.seed and not args.select:
+            common.save(model, args, label)
+    return rows
+
+
+def embed(model, images):
+    batches = np.array_split(images, 1 + len(images) // 1000)
+    return np.concatenate(
+        [keras.ops.convert_to_numpy(model(b / np.float32(255), training=False)) for b in batches]
+    )
+
+
+def classify(train, test, group):
+    """Errors in % on the test embeddings of classifiers fitted to the training ones."""
+    (x, y), (x_test, y_test) = train, test
+    errors = {}
+    for k in (1, 10):
+        predicted = KNeighborsClassifier(k).fit(x, y).predict(x_test)
+        errors[f"{k}-NN error"] = 100 * np.mean(predicted != y_test)
+    errors["10-NN super-class error"] = 100 * np.mean(group[predicted] != group[y_test])
+    svm = make_pipeline(StandardScaler(), LinearSVC(dual=False)).fit(x, y)
+    errors["linear SVM error"] = 100 * (1 - svm.score(x_test, y_test))
+    return errors
+
+
+def draw(args):
+    """The test embeddings of the first seed on their two principal axes."""
+    variants = [CROSS_ENTROPY, SMOOTHNESS, TARGET]
+    figure, axes = common.figure(1, len(variants), (12, 4))
+    (images, labels), classes = (a := common.load(args)).test, a.classes
+    images, labels = images[:2000], labels[:2000]
+    names = CLASS_NAMES.get(args.data, range(classes))
+    groups = super_classes(args, classes)
+    for axis, variant in zip(axes[0], variants, strict=True):
+        points = PCA(2).fit_transform(embed(common.saved(args, variant), images))
+        for c in range(classes):
+            own = points[labels == c]
+            color, marker = common.PALETTE[c % 10], "o^sDv"[groups[c] % 5]
+            axis.scatter(*own.T, s=5, color=color, marker=marker, alpha=0.5, linewidth=0)
+        for c in range(classes):  # over all points
+            place = np.median(points[labels == c], axis=0)
+            box = {"boxstyle": "round,pad=0.15", "color": "white", "alpha": 0.7}
+            axis.text(*place, names[c], ha="center", va="center", weight="bold", bbox=box)
+        axis.set(title=variant, xlabel="first principal axis", xticks=[], yticks=[])
+    axes[0][0].set_ylabel("second principal axis")
+    return figure
+
+
+def parse(argv):
+    options = common.parser(__doc__, "embeddings", epochs=5)
+    add = options.add_argument
+    add("--network", choices=list(NETWORKS), default="small_cnn")
+    add("--width", type=int, default=16, help="of the embedding")
+    add("--alpha", type=float, help="of graph smoothness; by default the one chosen, or 1")
+    add("--batch-size", type=int, default=100)
+    add("--augment", nargs="*", default=[], help="crop, flip")
+    add("--select", action="store_true", help="compare alphas on the validation split instead")
+    args = common.arguments(options, argv, quick={"epochs": 10})
+    args.alpha = args.alpha or CHOSEN.get(args.data, 1.0)
+    return args
+
+
+def main(argv=None):
+    """Returns the results as a table of ``variant, metric, value, seed``; errors in %."""
+    args = parse(argv)
+    frame = common.run_seeds(run_seed, args)
+    table = common.summary(frame, "variant", "metric")
+    if args.select:
+        print(f"\nErrors (%) on the validation split\n{table.to_string()}")
+        return frame
+    tables = {"Errors on the test split, in %": table}
+    common.finish(args, "embeddings", frame, tables, draw(args), explain(args))
+    return frame
+
+
+def explain(args):
+    text = (
+        f"{args.network}, embeddings of width {args.width}, {args.epochs} epochs, batches of "
+        f"{args.batch_size}, alpha {args.alpha:g}. Cross-entropy trains a linear layer on top of "
+        "the same embeddings. The figure shows the first seed."
+    )
+    if args.data in HIERARCHIES:
+        text += f" Super-classes: {HIERARCHIES[args.data]}."
+    return text
+
+
+if __name__ == "__main__":
+    main()

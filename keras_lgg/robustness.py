@@ -1,0 +1,437 @@
+"""How well a trained classifier stands noise, corruptions, attacks and faults.
+
+`evaluate` takes a model, data and a list of perturbations, and gives a table of accuracies::
+
+    from keras_lgg import robustness
+
+    table = robustness.evaluate(
+        model,
+        (images, labels),
+        [robustness.GaussianNoise(snr=(30, 20, 10)), robustness.FGSM(epsilons=(4 / 255,))],
+    )
+
+Needs the extra ``robustness``.
+"""
+
+import contextlib
+import dataclasses
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg import checks
+from keras_lgg.attacks import FGSM, PGD, ArtAttack
+from keras_lgg.classifiers import Network, input_gradient, unchanged
+from keras_lgg.corruptions import (
+    CommonCorruption,
+    GaussianNoise,
+    ReadyMadeCorruption,
+    common_corruptions,
+    ready_made_corruptions,
+)
+from keras_lgg.perturbations import (
+    DataPerturbation,
+    ModelPerturbation,
+    checked_data,
+    sample_rng,
+    store_numbers,
+)
+from keras_lgg.taps import edited_model, tapped_model
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "ArtAttack",
+    "CommonCorruption",
+    "DroppedUnits",
+    "GaussianNoise",
+    "QuantizedWeights",
+    "ReadyMadeCorruption",
+    "common_corruptions",
+    "evaluate",
+    "input_gradient",
+    "mean_corruption_error",
+    "ready_made_corruptions",
+]
+
+
+def evaluate(
+    model,
+    data,
+    perturbations,
+    *,
+    baseline=None,
+    from_logits=True,
+    seed=0,
+    batch_size=256,
+    progress=True,
+):
+    """Accuracy of a classifier, or of several, under each perturbation at each severity.
+
+    The models run with ``training=False`` and come out bit for bit as they went in, whatever
+    interrupts. The randomness of a sample depends on the seed, the perturbation, the severity and
+    the index of the sample alone: neither on the order of the perturbations nor on the batches.
+    (`ArtAttack` draws for all samples together.)
+
+    Args:
+        model: Keras model from float32 pixels in [0, 1] to ``(n, classes)``, or a dict of such
+            models by name: then noise, corruptions and ready-made sets are made once for all of
+            them. Where a network wants normalised input, put the normalisation in front:
+            ``keras.Sequential([keras.Input(shape), normalization, network])``. Layers inside are
+            then named by path (``"network/block1"``).
+        data: Pair of images, of shape ``(n, ...)``, uint8 in [0, 255] or floats in [0, 1], and
+            integer labels, of shape ``(n,)`` or ``(n, 1)``.
+        perturbations: Perturbations of this module, of different names.
+        baseline: A further model to compare with or, with a dict, the name of one in it.
+        from_logits: Whether the models give logits, rather than probabilities.
+        seed: Integer of at least 0.
+        batch_size: Number of images at a time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A pandas DataFrame of one row for the clean images (perturbation "clean"), then one a
+        perturbation and severity, with the columns
+
+        * ``model`` (only with a dict), ``perturbation``: names;
+        * ``severity``: float, NaN where there is none;
+        * ``accuracy``: float in [0, 1];
+        * ``baseline`` (only with one): accuracy of the baseline;
+        * ``corruption_error`` (likewise): the model's errors summed over the severities of the
+          perturbation, divided by the baseline's (Hendrycks and Dietterich, eq. 1); the same on
+          each row of a perturbation, NaN on the clean one. Infinite where only the baseline makes
+          no error, NaN where neither makes one.
+
+    Raises:
+        ValueError: If an argument is not as above, two perturbations share a name, or
+            ``from_logits`` contradicts the outputs.
+        ImportError: If a package is missing; the message names the extra that brings it.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lgg import robustness
+        >>> images = np.random.default_rng(0).random((50, 8, 8, 1))
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+        ... )
+        >>> labels = model.predict(images, verbose=0).argmax(axis=-1)
+        >>> table = robustness.evaluate(
+        ...     model, (images, labels), [robustness.GaussianNoise(snr=(300,))], progress=False
+        ... )
+        >>> table["accuracy"].tolist()
+        [1.0, 1.0]
+
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261
+    """
+    pandas = checks.require("pandas", "robustness")
+    models, baseline_name = _named_models(model, baseline)
+    perturbations = _checked_perturbations(perturbations)
+    images, labels = checked_data(data)
+    checks.check_positive_integer("batch_size", batch_size)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise checks.invalid("seed", "an integer of at least 0", repr(seed))
+    networks = {
+        name: Network(each, from_logits=from_logits, batch_size=batch_size)
+        for name, each in models.items()
+    }
+    accuracies = {name: [] for name in networks}
+    bar = _progress_bar(len(networks) * (1 + sum(len(p.severities) for p in perturbations)))
+
+    def record(name, outputs, labels):
+        _check_labels(labels, outputs.shape[-1])
+        is_finite = np.isfinite(outputs).all(axis=-1)
+        accuracies[name].append(np.mean(is_finite & (outputs.argmax(axis=-1) == labels)))
+        if progress:
+            bar.add(1)
+
+    with contextlib.ExitStack() as stack:
+        for each in models.values():
+            stack.enter_context(unchanged(each))
+        for name, network in networks.items():
+            outputs = network.outputs(images)
+            _check_outputs(name, outputs, from_logits)
+            record(name, outputs, labels)
+        for perturbation in perturbations:
+            _run(perturbation, networks, images, labels, seed, record)
+
+    rows = [("clean", math.nan), *((p.name, s) for p in perturbations for s in p.severities)]
+    tables = {
+        name: _table(pandas, rows, accuracies[name], accuracies.get(baseline_name))
+        for name in networks
+    }
+    if not isinstance(model, dict):
+        return tables[_MODEL]
+    for name, table in tables.items():
+        table.insert(0, "model", name)
+    return pandas.concat(tables.values(), ignore_index=True)
+
+
+def mean_corruption_error(table):
+    """Mean of the corruption errors of the perturbations of a table, in percent.
+
+    It takes every perturbation of the table but "clean": for the published mean corruption error
+    (mCE), over the 15 common corruptions, filter the table first.
+
+    Args:
+        table: What `evaluate` returned with a baseline.
+
+    Returns:
+        A float; for several models, a pandas Series of them by model. 100 is the baseline's.
+
+    Raises:
+        ValueError: If the table has no corruption errors.
+
+    Example:
+        >>> import pandas
+        >>> from keras_lgg import robustness
+        >>> table = pandas.DataFrame(
+        ...     {
+        ...         "perturbation": ["clean", "fog", "fog", "snow"],
+        ...         "corruption_error": [float("nan"), 0.5, 0.5, 1.0],
+        ...     }
+        ... )
+        >>> robustness.mean_corruption_error(table)
+        75.0
+    """
+    if "corruption_error" not in table.columns:
+        raise checks.invalid(
+            "table", "a table of evaluate(..., baseline=...)", f"the columns {list(table.columns)}"
+        )
+    perturbed = table[table["perturbation"] != "clean"]
+    if len(perturbed) == 0:
+        raise checks.invalid("table", "at least one perturbation", "clean rows only")
+    by_model = ["model"] if "model" in table.columns else []
+    errors = perturbed.groupby([*by_model, "perturbation"], sort=False)["corruption_error"].first()
+    if by_model:
+        return 100 * errors.groupby(level="model", sort=False).mean().rename(
+            "mean_corruption_error"
+        )
+    return float(100 * errors.mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class DroppedUnits(ModelPerturbation):
+    """Units that fail: elements of representations that are 0, drawn anew for each sample.
+
+    Each element of the output of each tapped layer is 0 with the probability of the rate,
+    independently, without the rescaling of a dropout layer.
+
+    Args:
+        taps: Paths of layers, such as ``["block1", "backbone/block3"]``.
+        rates: Probabilities, from 0 to 1.
+        name: Name in the table.
+
+    Raises:
+        ValueError: If an argument is out of its range; from `evaluate`, if a model has no such
+            tap.
+
+    Example:
+        >>> from keras_lgg import robustness
+        >>> robustness.DroppedUnits(["block1"], rates=(0.1,)).severities
+        (0.1,)
+    """
+
+    taps: tuple
+    _: dataclasses.KW_ONLY
+    rates: tuple = (0.1, 0.25, 0.4)
+    name: str = "dropped units"
+
+    def __post_init__(self):
+        taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
+        if not taps or not all(isinstance(tap, str) for tap in taps):
+            raise checks.invalid("taps", "at least one path of a layer", repr(self.taps))
+        object.__setattr__(self, "taps", taps)
+        store_numbers(self, "rates", lambda rate: 0 <= rate <= 1, "numbers from 0 to 1")
+
+    @property
+    def severities(self):
+        return self.rates
+
+    def outputs(self, network, images, labels, *, seed):
+        _, taps = tapped_model(network.model, self.taps)(images[:1])
+        size = network.batch_size
+        masks = {path: _Mask((size, *taps[path].shape[1:])) for path in self.taps}
+        faulty = Network(edited_model(network.model, masks), batch_size=size)
+        for rate in self.rates:
+            results = []
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
+                for path, mask in masks.items():
+                    mask.draw(seed, f"{self.name} {path}", rate, start)
+                filled = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
+                results.append(faulty.outputs(filled)[: len(batch)])
+            yield np.concatenate(results)
+
+
+class _Mask(keras.layers.Layer):
+    """Sets to 0 the units at which its mask, which holds a full batch, is False."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.mask = self.add_weight(
+            name="mask", shape=shape, dtype="bool", initializer="ones", trainable=False
+        )
+
+    def draw(self, seed, key, rate, start):
+        """New masks for the samples from index ``start`` on."""
+        size, *units = self.mask.shape
+        rngs = (sample_rng(seed, key, rate, i) for i in range(start, start + size))
+        self.mask.assign(np.stack([rng.random(units, "float32") >= rate for rng in rngs]))
+
+    def compute_output_shape(self, input_shape):  # whose batch is open, unlike that of the mask
+        return input_shape
+
+    def call(self, x):
+        return ops.where(ops.convert_to_tensor(self.mask), x, ops.zeros_like(x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizedWeights(ModelPerturbation):
+    """Trainable weights rounded to a few levels, and put back afterwards.
+
+    Each tensor is rounded to ``2 ** bits`` levels, evenly spaced from its smallest to its largest
+    value. A constant tensor stays.
+
+    Args:
+        bits: Integers from 1 to 16.
+
+    Its name is "quantized weights"; its severities are the bits.
+
+    Raises:
+        ValueError: If ``bits`` is out of range; from `evaluate`, if a model has no trainable
+            weights.
+
+    Example:
+        >>> from keras_lgg import robustness
+        >>> robustness.QuantizedWeights(bits=(8, 4)).severities
+        (8, 4)
+    """
+
+    bits: tuple = (8, 6, 5, 4)
+
+    def __post_init__(self):
+        store_numbers(self, "bits", range(1, 17).__contains__, "integers from 1 to 16")
+
+    name = "quantized weights"
+
+    @property
+    def severities(self):
+        return self.bits
+
+    def outputs(self, network, images, labels, *, seed):
+        weights = network.model.trainable_weights
+        if not weights:
+            raise ValueError(
+                f"The weights of '{network.model.name}' cannot be quantized. Expected trainable "
+                "weights. Received: none. If the model is frozen, set model.trainable = True."
+            )
+        for bits in self.bits:
+            with unchanged(network.model):
+                for weight in weights:
+                    weight.assign(_quantized(ops.convert_to_numpy(weight), 2 ** int(bits)))
+                outputs = network.outputs(images)
+            yield outputs
+
+
+def _quantized(values, levels):
+    values = values.astype("float64")
+    low, high = values.min(), values.max()
+    if low == high:
+        return values
+    step = (high - low) / (levels - 1)
+    return low + step * np.rint((values - low) / step)
+
+
+_MODEL, _BASELINE = "model", "baseline"
+
+
+def _named_models(model, baseline):
+    """All models to run, by name, and the name of the baseline."""
+    if not isinstance(model, dict):
+        if isinstance(baseline, str):
+            raise checks.invalid("baseline", "a model; a name needs a dict of models", baseline)
+        named = {_MODEL: model}
+        return (named, None) if baseline is None else ({**named, _BASELINE: baseline}, _BASELINE)
+    if not model or not all(isinstance(name, str) for name in model):
+        raise checks.invalid("model", "at least one model, by a name", model)
+    if baseline is not None and (not isinstance(baseline, str) or baseline not in model):
+        raise checks.invalid("baseline", f"one of the names {list(model)}", repr(baseline))
+    return model, baseline
+
+
+def _checked_perturbations(perturbations):
+    if isinstance(perturbations, DataPerturbation | ModelPerturbation):
+        perturbations = [perturbations]
+    perturbations = list(perturbations)
+    for each in perturbations:
+        if not isinstance(each, DataPerturbation | ModelPerturbation):
+            raise checks.invalid(
+                "perturbations", "perturbations, such as robustness.GaussianNoise()", repr(each)
+            )
+    if not perturbations:
+        raise checks.invalid("perturbations", "at least one perturbation", perturbations)
+    names = [each.name for each in perturbations]
+    if len({"clean", *names}) <= len(names):
+        raise checks.invalid("perturbations", 'different names, none of them "clean"', names)
+    return perturbations
+
+
+def _check_outputs(name, outputs, from_logits):
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise checks.invalid(
+            "model", "outputs of shape (n, classes), two classes or more", outputs.shape
+        )
+    if not np.isfinite(outputs).all():
+        raise checks.invalid("model", "finite outputs", f"NaN or infinite outputs of '{name}'")
+    sums_to_one = (outputs >= 0).all(axis=1) & (np.abs(outputs.sum(axis=1) - 1) < 1e-3)
+    if from_logits and sums_to_one.all():
+        raise checks.invalid(
+            "from_logits",
+            f"from_logits=False, as each output of '{name}' is a distribution over the classes",
+            from_logits,
+        )
+    if not from_logits and not sums_to_one.all():
+        raise checks.invalid(
+            "from_logits",
+            f"from_logits=True, as outputs of '{name}' are negative or do not sum to 1",
+            from_logits,
+        )
+
+
+def _check_labels(labels, classes):
+    if labels.min() < 0 or labels.max() >= classes:
+        raise checks.invalid(
+            "data",
+            f"labels from 0 to {classes - 1}, as the model has {classes} outputs",
+            f"labels from {labels.min()} to {labels.max()}",
+        )
+
+
+def _progress_bar(steps):
+    return keras.utils.Progbar(steps, unit_name="severity")
+
+
+def _run(perturbation, networks, images, labels, seed, record):
+    if isinstance(perturbation, DataPerturbation):
+        for changed, its_labels in perturbation.data(images, labels, seed=seed):
+            for name, network in networks.items():
+                record(name, network.outputs(changed), its_labels)
+    else:
+        for name, network in networks.items():
+            for outputs in perturbation.outputs(network, images, labels, seed=seed):
+                record(name, outputs, labels)
+
+
+def _table(pandas, rows, accuracies, baseline):
+    table = pandas.DataFrame(rows, columns=["perturbation", "severity"])
+    table["severity"] = table["severity"].astype("float64")
+    table["accuracy"] = np.array(accuracies, "float64")
+    if baseline is not None:
+        table["baseline"] = np.array(baseline, "float64")
+        errors = (1 - table[["accuracy", "baseline"]]).groupby(table["perturbation"])
+        sums = errors.transform("sum")
+        ratios = sums["accuracy"] / sums["baseline"]
+        table["corruption_error"] = ratios.where(table["perturbation"] != "clean")
+    return table
