@@ -124,7 +124,10 @@ def cross_entropy():
 
 def deployable(data, network):
     """A plain Keras model from pixels in [0, 1]: normalisation, then the network."""
-    return keras.Sequential([keras.Input(data.shape), data.normalization, network])
+    # A copy, which leaves behind what the network was compiled with.
+    plain = type(network).from_config(network.get_config())
+    plain.set_weights(network.get_weights())
+    return keras.Sequential([keras.Input(data.shape), data.normalization, plain])
 
 
 def save(model, args, name):
@@ -202,20 +205,42 @@ def finish(args, name, frame, tables, drawing, explanation):
         record(page, f"{name} {args.data}", text)
 
 
+def finish_selection(args, name, frame, caption, conclusion):
+    """Print what --select compared on the validation split, and record it where asked."""
+    table = summary(frame, "variant", "metric")
+    print(f"\n{caption}\n{table.to_string()}\n\n{conclusion}")
+    if args.record:
+        title = f"{name.capitalize()}: {args.data}, how its settings were chosen"
+        text = "\n\n".join(
+            [
+                f"## {title}",
+                *_how(args, name, frame),
+                f"**{caption}**",
+                markdown(table),
+                conclusion,
+            ]
+        )
+        record(pathlib.Path(args.record), f"{name} {args.data} selection", text)
+
+
 def _section(args, name, frame, tables, picture, explanation):
-    command = shlex.join(["python", f"examples/{name}.py", *args.argv])
-    minutes = frame.attrs["seconds"] / 60
-    parts = [
-        f"## {name.capitalize()}: {args.data}",
-        f"    {command}",
-        f"{args.note} Seeds {args.seed} to {args.seed + args.seeds - 1}; mean ± standard deviation "
-        f"over them. {machine()} Wall time {minutes:.0f} minutes.".strip(),
-        explanation,
-        f"![{name}, {args.data}]({picture})",
-    ]
+    parts = [f"## {name.capitalize()}: {args.data}", *_how(args, name, frame), explanation]
+    parts.append(f"![{name}, {args.data}]({picture})")
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)
+
+
+def _how(args, name, frame):
+    """The command, and on what it ran."""
+    command = shlex.join(["python", f"examples/{name}.py", *args.argv])
+    last = args.seed + args.seeds - 1
+    seeds = f"Seeds {args.seed} to {last}; mean ± standard deviation over them."
+    if args.seeds == 1:
+        seeds = f"Seed {args.seed}."
+    minutes = frame.attrs["seconds"] / 60
+    run = f"{args.note} {seeds} {machine()} Wall time {minutes:.0f} minutes."
+    return f"    {command}", run.strip()
 
 
 def machine():
@@ -239,11 +264,12 @@ def record(page, key, text):
 
 
 def arguments(options, argv, *, quick):
-    """Parse; ``--quick`` sets the options in ``quick``. The command line is kept for the record."""
+    """Parse; ``--quick`` has defaults of its own. The command line is kept for the record."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = options.parse_args(argv)
     if args.quick:
-        vars(args).update({"data": "digits", "seeds": 1, **quick})
+        options.set_defaults(data="digits", seeds=1, **quick)
+        args = options.parse_args(argv)
     args.argv = argv
     return args
 

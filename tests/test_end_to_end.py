@@ -9,12 +9,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     shared = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), shared)
     assert (tmp_path / "deploy.keras").exists()
     assert (tmp_path / "student.keras").exists()
+    table = shared["table"].set_index(["perturbation", "severity"])["accuracy"]
+    assert len(table) == 10
+    assert table["Gaussian noise", 20] > table["Gaussian noise", 5]
     accuracy = float(re.search(r"10-NN accuracy: ([\d.]+)", capsys.readouterr().out)[1])
     assert accuracy > 0.85
     for name in ("model", "distiller"):

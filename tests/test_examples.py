@@ -1,0 +1,190 @@
+"""The examples on digits, end to end: do their tables make sense?"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas", reason="the examples need the extra examples")
+pytest.importorskip("sklearn", reason="the examples need the extra examples")
+
+import common
+import networks
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example with --quick and --record: its table, its page, what it printed."""
+
+    def run(example, *options):
+        monkeypatch.chdir(tmp_path)
+        argv = ["--quick", "--output", "out", "--record", "page.md", *options]
+        frame = example.main(argv)
+        assert np.isfinite(frame["value"]).all()
+        values = frame.set_index(["variant", "metric"])["value"]
+        return values, (tmp_path / "page.md").read_text(), capsys.readouterr().out
+
+    return run
+
+
+def check_record(page, output, name, values):
+    """The page and the output show the numbers that were measured, and the command."""
+    assert f"    python examples/{name}.py --quick" in page
+    assert f"results_{name}_digits.png" in page
+    for (variant, metric), value in values.items():
+        assert variant in page
+        assert metric in page
+        assert f"{value:.1f}" in page
+        assert f"{value:.1f}" in output
+
+
+def check_is_plain(path, shape):
+    """A saved model takes pixels and holds nothing of ours."""
+    model = keras.saving.load_model(path)
+    assert "keras_lgg" not in json.dumps(model.get_config(), default=str)
+    assert model.input_shape == (None, *shape)
+    return model
+
+
+def test_robustness(run, tmp_path):
+    import robustness
+
+    values, page, output = run(robustness)
+    check_record(page, output, "robustness", values)
+    assert list(dict.fromkeys(values.index.get_level_values("variant"))) == robustness.VARIANTS
+    for variant in robustness.VARIANTS:
+        rows = values[variant]
+        assert rows["clean"] > 85
+        noisy = [rows[f"Gaussian noise, {snr} dB"] for snr in (20, 15, 10, 5)]
+        assert noisy[0] > noisy[-1] + 5
+        assert rows["clean"] + 2 > noisy[0]
+        dropped = [rows[f"dropped units, {share} %"] for share in (10, 25, 40)]
+        assert dropped == sorted(dropped, reverse=True)
+        assert rows["quantized weights, 6 bits"] > rows["quantized weights, 4 bits"] - 3
+        assert rows["PGD L-inf, 0.1"] <= rows["FGSM, 0.1"] + 2, "PGD is the stronger attack"
+        assert rows["FGSM, 0.1"] < rows["clean"] - 5
+    for variant in robustness.VARIANTS:
+        model = check_is_plain(
+            tmp_path / f"out/digits_{variant.replace(' ', '_')}.keras", (8, 8, 1)
+        )
+        images, labels = common.datasets.arrays("digits").test
+        accuracy = np.mean(model.predict(images / 255.0, verbose=0).argmax(axis=1) == labels)
+        assert 100 * accuracy == pytest.approx(values[variant, "clean"], abs=0.3)
+
+
+def test_distillation(run, tmp_path):
+    import distillation
+
+    values, page, output = run(distillation)
+    check_record(page, output, "distillation", values)
+    errors = values.xs("error (%)", level="metric")
+    assert list(errors.index) == ["teacher", *distillation.COLORS]
+    assert errors["teacher"] < 5
+    assert (errors < 15).all()
+    agreement = values.xs("agrees with the teacher (%)", level="metric")
+    assert agreement["teacher"] == 100
+    assert (agreement > 85).all()
+    parameters = values.xs("parameters (thousands)", level="metric")
+    assert (parameters.drop("teacher") < parameters["teacher"] / 4).all()
+    check_is_plain(tmp_path / "out/digits_GKD_+_logits.keras", (8, 8, 1))
+
+
+def test_embeddings(run, tmp_path):
+    import embeddings
+
+    values, page, output = run(embeddings, "--width", "12")
+    check_record(page, output, "embeddings", values)
+    assert (values > 0).all()
+    assert (values < 8).all(), "in %, on digits"
+    for variant in ("cross-entropy", "graph smoothness", "target graph"):
+        rows = values[variant]
+        assert rows["10-NN super-class error"] <= rows["10-NN error"]
+        model = check_is_plain(
+            tmp_path / f"out/digits_{variant.replace(' ', '_')}.keras", (8, 8, 1)
+        )
+        assert model.output_shape == (None, 12)
+
+
+@pytest.mark.parametrize("name", ["robustness", "distillation", "embeddings"])
+def test_select_compares_on_validation(run, name, monkeypatch):
+    """--select never touches the test split."""
+    example = __import__(name)
+    arrays = common.datasets.arrays("digits")
+    images, labels = arrays.train[0][:200], arrays.train[1][:200]
+    few = arrays._replace(train=(images, labels), test=(images[:0], labels[:0]))
+    monkeypatch.setattr(common, "load", lambda args: few)
+    for grid in ("WEIGHTS", "ALPHAS"):
+        if hasattr(example, grid):
+            monkeypatch.setattr(example, grid, (0.0, 1e-4) if grid == "WEIGHTS" else (0.5,))
+    if name == "distillation":
+        monkeypatch.setattr(example, "GRID", {"GKD": (5.0,)})
+    values, page, _ = run(example, "--select", "--epochs", "1")
+    assert len(values) > 2
+    assert "how its settings were chosen" in page
+
+
+class TestNetworks:
+    @pytest.mark.parametrize(
+        ("build", "taps"),
+        [
+            (networks.preact_resnet18, networks.BLOCKS),
+            (networks.wide_resnet, networks.GROUPS),
+            (networks.small_cnn, networks.STAGES),
+        ],
+    )
+    def test_taps_are_non_negative_layers_in_order(self, build, taps):
+        from keras_lgg.taps import layer_paths, tapped_model
+
+        model = build((16, 16, 3), 7, width=4)
+        assert [path for path in layer_paths(model) if path in taps] == taps
+        images = np.random.default_rng(0).random((2, 16, 16, 3))
+        outputs, found = tapped_model(model, taps)(images)
+        assert outputs.shape == (2, 7)
+        assert all(keras.ops.convert_to_numpy(tap).min() == 0 for tap in found.values())
+
+    def test_sizes_are_those_of_the_papers(self):
+        def trainable(model):
+            return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+        assert trainable(networks.preact_resnet18((32, 32, 3), 10)) == 11_172_170
+        wrn = networks.wide_resnet((32, 32, 3), 10, depth=28, width=10)
+        assert trainable(wrn) == 36_479_194
+
+    def test_a_wrong_depth_says_what_fits(self):
+        with pytest.raises(ValueError, match=r"`depth`.*6 n \+ 4"):
+            networks.wide_resnet((32, 32, 3), 10, depth=20)
+
+
+class TestRecord:
+    def test_replaces_its_own_section_alone(self, tmp_path):
+        page = tmp_path / "page.md"
+        for key, text in [("a", "one"), ("b", "two"), ("a", "three")]:
+            common.record(page, key, text)
+        text = page.read_text()
+        assert "one" not in text
+        assert text.index("three") < text.index("two")
+        assert text.count("<!-- begin a -->") == 1
+
+    def test_spread_is_that_of_a_sample(self):
+        assert common.describe([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+        assert common.describe([1.25]) == "1.2"
+
+
+def test_seeds_side_by_side_give_what_one_after_the_other_gives(tmp_path, monkeypatch):
+    import embeddings
+
+    monkeypatch.chdir(tmp_path)
+    argv = ["--quick", "--epochs", "1", "--output", "out"]
+    args = embeddings.parse(argv)
+    vars(args).update(seeds=2, epochs=1)
+    alone = common.run_seeds(seed_rows, args)
+    vars(args).update(jobs=2)
+    together = common.run_seeds(seed_rows, args)
+    assert alone.equals(together)
+
+
+def seed_rows(args, seed):
+    """Stands in for training: what a seed gives."""
+    value = float(np.random.default_rng(seed).random())
+    return [{"variant": "v", "metric": "m", "value": value + args.epochs}]
