@@ -19,6 +19,7 @@ import common
 import keras
 import networks
 import numpy as np
+from matplotlib import patheffects
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
