@@ -169,13 +169,13 @@ def markdown(table, corner=""):
     return "\n".join(lines)
 
 
-def figure(rows, columns, size):
+def figure(rows, columns, size, **kwargs):
     """An empty figure in the examples' style."""
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    return plt.subplots(rows, columns, figsize=size, squeeze=False)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
 
 
 def finish(args, name, frame, tables, drawing, explanation):

@@ -19,8 +19,8 @@ import time
 from typing import NamedTuple
 
 import keras
-import matplotlib
 import numpy as np
+from common import BLACK, BLUE, GREEN, VERMILION, describe, draw_point, figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
@@ -213,28 +213,14 @@ def print_best(results):
             print(f"Best: {best}")
 
 
-def describe(values):
-    mean = f"{np.mean(values):.1f}"
-    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
-
-
-# The colours of Okabe and Ito, which colour-blind readers can tell apart.
-BLACK, BLUE, GREEN, VERMILION = "#000000", "#0072B2", "#009E73", "#D55E00"
-
-
 def draw(results, path):
     """The three results side by side, in a file."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1.2, 1])
+    drawing, [axes] = figure(1, 3, (10, 3.2), width_ratios=[1.5, 1.2, 1])
     draw_robustness(axes[0], results["robustness"])
     draw_distillation(axes[1], dict(results["distillation"]))
     draw_embeddings(axes[2], results["embeddings"])
-    figure.tight_layout(w_pad=2)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    drawing.tight_layout(w_pad=2)
+    drawing.savefig(path, dpi=150)
 
 
 def draw_robustness(axis, rows):
@@ -264,12 +250,8 @@ def draw_embeddings(axis, rows):
 
 
 def draw_points(axis, rows, metric, colors):
-    """The mean with its standard deviation, and each seed beside it."""
     for place, (metrics, color) in enumerate(zip(rows.values(), colors, strict=True)):
-        values = np.array(metrics[metric])
-        std = values.std(ddof=values.size > 1)
-        axis.errorbar(place, values.mean(), std, color=color, marker="o", capsize=4)
-        axis.plot(np.full(values.shape, place + 0.2), values, ".", color=color, alpha=0.5)
+        draw_point(axis, place, np.array(metrics[metric]), color)
     axis.set_xticks(range(len(rows)), [variant.replace(" ", "\n") for variant in rows])
     axis.set_xlim(-0.6, len(rows) - 0.4)
 
