@@ -22,9 +22,9 @@ EXTRAS = {
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
+    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
 }
-EXTRAS["examples"] = ["matplotlib>=3.8", "scikit-learn>=1.5", *EXTRAS["robustness"]]
-TESTED = ("jax", "datasets", "attacks", "examples")
+TESTED = ("jax", "datasets", "robustness", "attacks", "examples")
 EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *(name for e in TESTED for name in EXTRAS[e])]
 
 setup(

@@ -9,9 +9,9 @@ weights, FGSM, PGD and the 15 common corruptions.
     python examples/robustness.py --select ...          # how the penalty's weight is chosen
 
 The weight of the penalty is chosen on the validation split, by --select; the table is of the test
-split. Needs the extras ``examples`` and, for data other than digits, ``datasets``. Prints one
-table and writes, into --output, the figure and each network of the first seed as a plain Keras
-model of pixels in [0, 1].
+split. Needs the extras ``examples`` and ``robustness`` and, for data other than digits,
+``datasets``. Prints one table and writes, into --output, the figure and each network of the first
+seed as a plain Keras model of pixels in [0, 1].
 """
 
 import common
@@ -73,6 +73,7 @@ def train(args, arrays, seed, *, parseval, weight, label):
 def run_seed(args, seed):
     """Train all variants and test them: rows for `common.run_seeds`."""
     arrays = common.load(args)
+    find_corruptions(args, arrays.shape[:2])  # what is missing shows now, not after the training
     models = {
         variant: train(
             args,
@@ -115,19 +116,30 @@ def test(args, models, data, seed):
         ),
     ]
     rows = [row for table in tables for row in accuracies(table)]
-    if min(images.shape[1:3]) >= 32:  # less is refused by the package
-        corruptions = robustness.evaluate(
-            models,
-            few,
-            robustness.common_corruptions(),
-            baseline="plain",
-            seed=seed,
-            progress=args.jobs == 1,
-        )
-        rows += accuracies(corruptions.query("perturbation != 'clean'"), by_severity=False)
-        errors = robustness.mean_corruption_error(corruptions)
-        rows += [{"variant": v, "metric": "mCE", "value": errors[v]} for v in models]
+    corruptions = find_corruptions(args, images.shape[1:3])
+    if corruptions:
+        rows += corruption_rows(args, models, few, corruptions, seed)
     return rows
+
+
+def find_corruptions(args, size):
+    """Those that fit images of this size, and the ready-made ones that were asked for."""
+    found = []
+    if min(size) >= 32:  # less is refused by the package
+        found += robustness.common_corruptions()
+    if args.ready_made:
+        found += robustness.ready_made_corruptions(args.ready_made, data_dir=args.data_dir)
+    return found
+
+
+def corruption_rows(args, models, data, corruptions, seed):
+    """Mean accuracies over the severities, and the mean corruption error relative to plain."""
+    table = robustness.evaluate(
+        models, data, corruptions, baseline="plain", seed=seed, progress=args.jobs == 1
+    )
+    rows = accuracies(table.query("perturbation != 'clean'"), by_severity=False)
+    errors = robustness.mean_corruption_error(table)
+    return rows + [{"variant": v, "metric": "mCE", "value": errors[v]} for v in models]
 
 
 def accuracies(table, *, by_severity=True):
@@ -220,6 +232,11 @@ def parse(argv):
     add("--power", type=int, default=2, help="of the Laplacian")
     add("--batch-size", type=int, default=100)
     add("--few", type=int, default=1000, help="test images for attacks and corruptions")
+    add(
+        "--ready-made",
+        choices=["cifar10_corrupted", "mnist_corrupted"],
+        help="test on this set of TensorFlow Datasets, too; it must be there",
+    )
     add("--augment", nargs="*", default=[], help="crop, flip")
     add("--select", type=float, nargs="*", metavar="WEIGHT", help=SELECT)
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})

@@ -12,6 +12,8 @@ pytest.importorskip("sklearn", reason="the examples need the extra examples")
 import common
 import networks
 
+from keras_lgg.perturbations import DataPerturbation
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
@@ -71,6 +73,36 @@ def test_robustness(run, tmp_path):
         images, labels = common.datasets.arrays("digits").test
         accuracy = np.mean(model.predict(images / 255.0, verbose=0).argmax(axis=1) == labels)
         assert 100 * accuracy == pytest.approx(values[variant, "clean"], abs=0.3)
+
+
+def test_corruptions_are_relative_to_plain():
+    """The mean over the severities, and the mean corruption error, by hand."""
+    import robustness
+
+    class Darker(DataPerturbation):
+        name, severities = "darker", (0.5, 0.25)
+
+        def data(self, images, labels, *, seed):
+            for severity in self.severities:
+                yield images * severity, labels
+
+    def threshold(at):
+        """Class 1 where the pixel is above the threshold."""
+        dense = keras.layers.Dense(2)
+        model = keras.Sequential([keras.Input((1,)), dense])
+        model.set_weights([np.array([[-1.0, 1.0]]), np.array([at, -at])])
+        return model
+
+    args = robustness.parse([])
+    images, labels = np.array([[0.9], [0.5], [0.3], [0.0]], "float32"), np.array([1, 1, 1, 0])
+    models = {"plain": threshold(0.2), "ours": threshold(0.1)}
+    rows = robustness.corruption_rows(args, models, (images, labels), [Darker()], 0)
+    found = {(row["variant"], row["metric"]): row["value"] for row in rows}
+    # Halved: 0.45, 0.25, 0.15; quartered: 0.225, 0.125, 0.075.
+    assert found["plain", "darker"] == 100 * (3 / 4 + 2 / 4) / 2
+    assert found["ours", "darker"] == 100 * (4 / 4 + 3 / 4) / 2
+    assert found["plain", "mCE"] == pytest.approx(100)
+    assert found["ours", "mCE"] == pytest.approx(100 * (1 / 4) / (1 / 4 + 2 / 4))
 
 
 def test_distillation(run, tmp_path):
