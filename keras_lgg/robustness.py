@@ -216,11 +216,13 @@ class DroppedUnits(ModelPerturbation):
     """Units that fail: elements of representations that are 0, drawn anew for each sample.
 
     Each element of the output of each tapped layer is 0 with the probability of the rate,
-    independently, without the rescaling of a dropout layer.
+    independently.
 
     Args:
         taps: Paths of layers, such as ``["block1", "backbone/block3"]``.
         rates: Probabilities, from 0 to 1.
+        rescale: Whether the other units are multiplied by ``1 / (1 - rate)``, as a dropout layer
+            does and as in the published experiments [1], or stay (faults that nobody corrects).
         name: Name in the table.
 
     Raises:
@@ -231,11 +233,14 @@ class DroppedUnits(ModelPerturbation):
         >>> from keras_lgg import robustness
         >>> robustness.DroppedUnits(["block1"], rates=(0.1,)).severities
         (0.1,)
+
+    Reference: [1] Algorithms 14(2):39
     """
 
     taps: tuple
     _: dataclasses.KW_ONLY
     rates: tuple = (0.1, 0.25, 0.4)
+    rescale: bool = True
     name: str = "dropped units"
 
     def __post_init__(self):
@@ -255,6 +260,9 @@ class DroppedUnits(ModelPerturbation):
         masks = {path: _Mask((size, *taps[path].shape[1:])) for path in self.taps}
         faulty = Network(edited_model(network.model, masks), batch_size=size)
         for rate in self.rates:
+            for mask in masks.values():
+                # At a rate of 1 nothing is kept that could be scaled.
+                mask.scale.assign(1 / (1 - rate) if self.rescale and rate < 1 else 1.0)
             results = []
             for start in range(0, len(images), size):
                 batch = images[start : start + size]
@@ -266,13 +274,14 @@ class DroppedUnits(ModelPerturbation):
 
 
 class _Mask(keras.layers.Layer):
-    """Sets to 0 the units at which its mask, which holds a full batch, is False."""
+    """Scales its units, and sets those to 0 at which its mask of a full batch is False."""
 
     def __init__(self, shape):
         super().__init__()
         self.mask = self.add_weight(
             name="mask", shape=shape, dtype="bool", initializer="ones", trainable=False
         )
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones", trainable=False)
 
     def draw(self, seed, key, rate, start):
         """New masks for the samples from index ``start`` on."""
@@ -284,7 +293,8 @@ class _Mask(keras.layers.Layer):
         return input_shape
 
     def call(self, x):
-        return ops.where(ops.convert_to_tensor(self.mask), x, ops.zeros_like(x))
+        kept = x * ops.cast(self.scale, x.dtype)
+        return ops.where(ops.convert_to_tensor(self.mask), kept, ops.zeros_like(x))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -431,9 +431,10 @@ def test_ready_made_sets_that_are_not_there(tmp_path):
 # Faults
 
 
-def dropped_outputs(model, x, rate, taps=("hidden",), seed=0, batch_size=16):
+def dropped_outputs(model, x, rate, taps=("hidden",), seed=0, batch_size=16, **options):
     network = classifiers.Network(model, batch_size=batch_size)
-    return next(DroppedUnits(taps, rates=(rate,)).outputs(network, x, None, seed=seed))
+    perturbation = DroppedUnits(taps, rates=(rate,), **options)
+    return next(perturbation.outputs(network, x, None, seed=seed))
 
 
 def test_dropping_none_and_all_units():
@@ -454,13 +455,15 @@ def test_the_share_of_dropped_units():
     )
     x = np.full((50, 10, 10, 1), 0.5, "float32")
     for rate in (0.1, 0.4):
-        units = dropped_outputs(model, x, rate, ["tap"])
-        assert set(np.unique(units)) == {0, 0.5}  # no rescaling
+        units = dropped_outputs(model, x, rate, ["tap"], rescale=False)
+        assert set(np.unique(units)) == {0, 0.5}
+        rescaled = dropped_outputs(model, x, rate, ["tap"])
+        np.testing.assert_allclose(rescaled, units / (1 - rate), rtol=1e-6)
         assert abs(np.mean(units == 0) - rate) < 0.03
         assert len(np.unique(units, axis=0)) == 50  # each sample has its own
     others = dropped_outputs(model, x, 0.4, ["tap"], seed=1)
-    assert not np.array_equal(units, others)
-    np.testing.assert_array_equal(units, dropped_outputs(model, x, 0.4, ["tap"], batch_size=7))
+    assert not np.array_equal(rescaled, others)
+    np.testing.assert_array_equal(rescaled, dropped_outputs(model, x, 0.4, ["tap"], batch_size=7))
 
 
 def test_dropped_units_of_nested_models():
