@@ -11,7 +11,9 @@ on non-negative representations every similarity is at least 0.
 import keras
 from keras import layers
 
-BLOCKS = [f"block{i}" for i in range(1, 9)]  # taps of `preact_resnet18`
+BLOCKS = [f"block{i}" for i in range(1, 9)]  # taps of `preact_resnet18`, the ReLU after each
+# As in the authors' released code: both ReLUs of each block, without the last of the network.
+BLOCK_RELUS = [name for i in range(1, 9) for name in (["stem", *BLOCKS][i - 1], f"block{i}_inner")]
 GROUPS = ["group1", "group2", "group3"]  # taps of `wide_resnet`
 STAGES = ["stage1", "stage2", "stage3"]  # taps of `small_cnn`
 
@@ -20,11 +22,15 @@ def preact_resnet18(shape, outputs, *, width=64, constraint=None):
     """Four stages of two blocks each, of ``width`` to ``8 * width`` channels."""
     inputs = keras.Input(shape)
     x = convolution(inputs, width, constraint=constraint)
-    names = iter([None, *BLOCKS])
+    opening, block = "stem", 0
     for stage in range(4):
         for stride in (1 if stage == 0 else 2, 1):
-            x = preact_block(x, width * 2**stage, stride, next(names), constraint)
-    x = head(x, outputs, next(names), constraint)
+            block += 1
+            x = preact_block(
+                x, width * 2**stage, stride, constraint, opening=opening, name=f"block{block}"
+            )
+            opening = f"block{block}"
+    x = head(x, outputs, opening, constraint)
     return keras.Model(inputs, x, name="preact_resnet18")
 
 
@@ -38,14 +44,15 @@ def wide_resnet(shape, outputs, *, depth=28, width=1, constraint=None):
         )
     inputs = keras.Input(shape)
     x = convolution(inputs, 16, constraint=constraint)
-    names = iter([None, *GROUPS])
-    for group in range(3):
+    opening = "stem"
+    for group, group_name in enumerate(GROUPS):
         channels = max(1, round(16 * width * 2**group))
         for block in range(blocks):
             stride = 2 if group > 0 and block == 0 else 1
-            name = next(names) if block == 0 else None
-            x = preact_block(x, channels, stride, name, constraint)
-    x = head(x, outputs, next(names), constraint)
+            name = group_name if block == blocks - 1 else f"{group_name}_{block + 1}"
+            x = preact_block(x, channels, stride, constraint, opening=opening, name=name)
+            opening = name
+    x = head(x, outputs, opening, constraint)
     return keras.Model(inputs, x, name="wide_resnet")
 
 
@@ -60,15 +67,19 @@ def small_cnn(shape, outputs, *, width=16, constraint=None):
     return keras.Model(inputs, x, name="small_cnn")
 
 
-def preact_block(x, channels, stride, name, constraint):
-    """BatchNorm, ReLU, convolution, twice; the ReLU that opens it closes what came before."""
-    opened = normalized_relu(x, name)
+def preact_block(x, channels, stride, constraint, *, opening, name):
+    """BatchNorm, ReLU, convolution, twice, and the shortcut.
+
+    ``opening`` names the first ReLU, which closes what came before; the second is
+    ``<name>_inner``, and the sum with the shortcut ``<name>_sum``.
+    """
+    opened = normalized_relu(x, opening)
     shortcut = x
     if stride != 1 or x.shape[-1] != channels:
         shortcut = convolution(opened, channels, stride, size=1, constraint=constraint)
     x = convolution(opened, channels, stride, constraint=constraint)
-    x = convolution(normalized_relu(x), channels, constraint=constraint)
-    return layers.Add()([shortcut, x])
+    x = convolution(normalized_relu(x, f"{name}_inner"), channels, constraint=constraint)
+    return layers.Add(name=f"{name}_sum")([shortcut, x])
 
 
 def head(x, outputs, name, constraint):

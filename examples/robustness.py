@@ -23,10 +23,21 @@ from keras_lgg import robustness
 
 VARIANTS = ["plain", "smooth geometry", "Parseval", "Parseval + smooth geometry"]
 COLORS = [common.VERMILION, common.BLUE, common.ORANGE, common.PURPLE]
+# By name: how to build it, the taps of the penalty, where units are dropped, the default width.
 NETWORKS = {
-    "small_cnn": (networks.small_cnn, networks.STAGES, 8),
-    "preact_resnet18": (networks.preact_resnet18, networks.BLOCKS, 64),
-    "wide_resnet": (networks.wide_resnet, networks.GROUPS, 1),
+    "small_cnn": (networks.small_cnn, networks.STAGES, networks.STAGES, 8),
+    "preact_resnet18": (
+        networks.preact_resnet18,
+        networks.BLOCK_RELUS,
+        [f"{block}_sum" for block in networks.BLOCKS],
+        64,
+    ),
+    "wide_resnet": (
+        networks.wide_resnet,
+        networks.GROUPS,
+        [f"{group}_sum" for group in networks.GROUPS],
+        1,
+    ),
 }
 # Noise from where it begins to be felt to where little is left, by set: in dB, and in pixels.
 LEVELS = {
@@ -51,7 +62,7 @@ SELECT = "compare these weights, or a grid of them, on the validation split inst
 
 
 def build(args, data, *, parseval):
-    builder, _, _ = NETWORKS[args.network]
+    builder, *_ = NETWORKS[args.network]
     constraint = lgg.constraints.Parseval(beta=0.01) if parseval else None
     return builder(data.shape, data.classes, width=args.width, constraint=constraint)
 
@@ -97,10 +108,10 @@ def test(args, models, data, seed):
     few = images[: args.few], labels[: args.few]  # where an image costs much
     levels = LEVELS.get(args.data, LEVELS["cifar10"])
     network = next(iter(models.values())).layers[-1]
-    taps = [f"{network.name}/{tap}" for tap in args.taps]
+    units = [f"{network.name}/{layer}" for layer in NETWORKS[args.network][2]]
     cheap = [
         robustness.GaussianNoise(snr=levels["snr"]),
-        robustness.DroppedUnits(taps, rates=(0.1, 0.25, 0.4)),
+        robustness.DroppedUnits(units, rates=(0.1, 0.25, 0.4)),
         robustness.QuantizedWeights(bits=(6, 5, 4)),
     ]
     attacks = [
@@ -227,7 +238,7 @@ def parse(argv):
     add = options.add_argument
     add("--network", choices=list(NETWORKS), default="small_cnn")
     add("--width", type=int, help="channels of the first block; by default those of the paper")
-    add("--taps", nargs="*", help="layers of the penalty; by default each block, as in the paper")
+    add("--taps", nargs="*", help="layers of the penalty; by default as in the paper")
     add("--weight", type=float, help="of the penalty; by default the one chosen, or published")
     add("--power", type=int, default=2, help="of the Laplacian")
     add("--batch-size", type=int, default=100)
@@ -241,7 +252,7 @@ def parse(argv):
     add("--select", type=float, nargs="*", metavar="WEIGHT", help=SELECT)
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})
     args.taps = args.taps or NETWORKS[args.network][1]
-    args.width = args.width or NETWORKS[args.network][2]
+    args.width = args.width or NETWORKS[args.network][3]
     args.weight = CHOSEN.get(args.data, PUBLISHED_WEIGHT) if args.weight is None else args.weight
     return args
 

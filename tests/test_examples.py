@@ -161,6 +161,7 @@ class TestNetworks:
         ("build", "taps"),
         [
             (networks.preact_resnet18, networks.BLOCKS),
+            (networks.preact_resnet18, networks.BLOCK_RELUS),
             (networks.wide_resnet, networks.GROUPS),
             (networks.small_cnn, networks.STAGES),
         ],
