@@ -58,17 +58,19 @@ def affinity(args, classes):
     return np.where(np.eye(classes, dtype=bool), 1.0, related)
 
 
-def embedder(args, data):
+def embedder(args, data, variant):
     """A network whose embeddings have a bounded scale, which graph smoothness needs."""
     network = NETWORKS[args.network](data.shape, args.width)
-    bound = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
-    return keras.Sequential([network, bound])
+    bounds = [keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)]
+    if variant == TARGET:  # a graph of cosines: lengths mean nothing
+        bounds.append(keras.layers.UnitNormalization())
+    return keras.Sequential([network, *bounds])
 
 
 def train(args, arrays, seed, label, *, variant, alpha):
     data = common.pipelines(arrays, args, seed)
     keras.utils.set_random_seed(seed)
-    network = embedder(args, data)
+    network = embedder(args, data, variant)
     if variant == CROSS_ENTROPY:
         model = keras.Sequential([network, keras.layers.Dense(data.classes)])
         common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
