@@ -44,6 +44,7 @@ def store_numbers(perturbation, argument, is_valid, expected):
 
 
 def is_positive(value):
+    """Whether a number is positive and finite."""
     return 0 < value < math.inf
 
 
