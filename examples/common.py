@@ -26,7 +26,7 @@ SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
 PALETTE = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK, "#999999", "#8C564B"]
 
 
-def parser(doc, name, *, epochs):
+def parser(doc, name, *, epochs, batch_size):
     """The options that every example has; `doc` is its docstring."""
     options = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -37,6 +37,8 @@ def parser(doc, name, *, epochs):
     add("--seeds", type=int, default=3, metavar="N", help="number of seeds")
     add("--seed", type=int, default=0, metavar="S", help="the first seed")
     add("--epochs", type=int, default=epochs)
+    add("--batch-size", type=int, default=batch_size)
+    add("--augment", nargs="*", default=[], help="crop, flip")
     add("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side")
     add("--quick", action="store_true", help="digits, one seed, few epochs: under a minute or two")
     add("--output", default=name, metavar="FOLDER", help="where the figure and the models go")
@@ -79,11 +81,11 @@ def pipelines(arrays, args, seed):
     return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
 
 
-def fit(model, loss, data, args, *, seed, label, learning_rate=0.1, metrics=("accuracy",)):
+def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
     """SGD with momentum, a linear warm-up and cosine decay; one line of progress an epoch."""
     steps = args.epochs * len(data.train)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=learning_rate, warmup_steps=steps // 10
+        0.0, steps, warmup_target=0.1, warmup_steps=steps // 10
     )
     # Weight decay follows the learning rate in Keras, as it does in the papers' SGD.
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -159,8 +161,8 @@ def summary(frame, rows, columns):
     return table.fillna("")
 
 
-def markdown(table, corner=""):
-    lines = ["| " + " | ".join([corner, *map(str, table.columns)]) + " |"]
+def markdown(table):
+    lines = ["| " + " | ".join(["", *map(str, table.columns)]) + " |"]
     lines.append("| --- " * (1 + len(table.columns)) + "|")
     lines += [
         "| " + " | ".join([str(index), *map(str, row)]) + " |"

@@ -132,7 +132,7 @@ def draw(frame):
 
 
 def parse(argv):
-    options = common.parser(__doc__, "distillation", epochs=5)
+    options = common.parser(__doc__, "distillation", epochs=5, batch_size=128)
     add = options.add_argument
     add("--depth", type=int, default=10, help="of both networks, 6 n + 4; 28 in the paper")
     add("--teacher-width", type=float, default=1)
@@ -141,8 +141,6 @@ def parse(argv):
     add("--power", type=int, default=1, help="of the graphs")
     add("--pairs", choices=["all", "intra", "inter"], default="all")
     add("--temperature", type=float, default=4.0, help="of the logits")
-    add("--batch-size", type=int, default=128)
-    add("--augment", nargs="*", default=[], help="crop, flip")
     add("--select", action="store_true", help="compare weights on the validation split instead")
     quick = {"epochs": 6, "depth": 10, "teacher_width": 1, "student_width": 0.25}
     return common.arguments(options, argv, quick=quick)

@@ -41,7 +41,7 @@ HIERARCHIES = {
 CLASS_NAMES = {
     "cifar10": ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 }
-CHOSEN = {"digits": 1.0, "mnist": 0.5}  # by --select: see docs/results.md
+CHOSEN = {"mnist": 0.5}  # by --select: see docs/results.md
 ALPHAS = (0.25, 0.5, 1.0, 2.0)  # of --select
 
 
@@ -164,13 +164,11 @@ def draw(args):
 
 
 def parse(argv):
-    options = common.parser(__doc__, "embeddings", epochs=5)
+    options = common.parser(__doc__, "embeddings", epochs=5, batch_size=100)
     add = options.add_argument
     add("--network", choices=list(NETWORKS), default="small_cnn")
     add("--width", type=int, default=16, help="of the embedding")
     add("--alpha", type=float, help="of graph smoothness; by default the one chosen, or 1")
-    add("--batch-size", type=int, default=100)
-    add("--augment", nargs="*", default=[], help="crop, flip")
     add("--select", action="store_true", help="compare alphas on the validation split instead")
     args = common.arguments(options, argv, quick={"epochs": 10})
     args.alpha = args.alpha or CHOSEN.get(args.data, 1.0)
