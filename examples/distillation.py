@@ -124,10 +124,10 @@ def draw(frame):
             values = rows.loc[rows["variant"] == variant, "value"].to_numpy()
             common.draw_point(axis, place, values, color)
         axis.set_xticks(range(len(COLORS)), [v.replace(" ", "\n") for v in COLORS])
-        axis.set(ylabel=f"student: {metric}")
+        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(COLORS) - 0.4))
     teacher = frame.query("variant == @TEACHER and metric == 'error (%)'")["value"].mean()
     axes[0][0].axhline(teacher, color=common.BLACK, linestyle="--", linewidth=1)
-    axes[0][0].annotate("teacher", (-0.4, teacher), (0, 3), textcoords="offset points")
+    axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
     return figure
 
 
