@@ -195,16 +195,16 @@ def finish(args, name, frame, tables, drawing, explanation):
         print(f"\n{caption}\n{table.to_string()}")
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}_{args.data}.png"
+    path = folder / f"{_slug(name, args)}.png"
     drawing.tight_layout()
     drawing.savefig(path, dpi=150)
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
         page = pathlib.Path(args.record)
-        picture = page.parent / f"results_{name}_{args.data}.png"
+        picture = page.parent / f"results_{_slug(name, args)}.png"
         drawing.savefig(picture, dpi=150)
         text = _section(args, name, frame, tables, picture.name, explanation)
-        record(page, f"{name} {args.data}", text)
+        record(page, _slug(name, args), text)
 
 
 def finish_selection(args, name, frame, caption, conclusion):
@@ -212,7 +212,7 @@ def finish_selection(args, name, frame, caption, conclusion):
     table = summary(frame, "variant", "metric")
     print(f"\n{caption}\n{table.to_string()}\n\n{conclusion}")
     if args.record:
-        title = f"{name.capitalize()}: {args.data}, how its settings were chosen"
+        title = f"{name.capitalize()}: {args.subject}, how its settings were chosen"
         text = "\n\n".join(
             [
                 f"## {title}",
@@ -222,12 +222,16 @@ def finish_selection(args, name, frame, caption, conclusion):
                 conclusion,
             ]
         )
-        record(pathlib.Path(args.record), f"{name} {args.data} selection", text)
+        record(pathlib.Path(args.record), f"{_slug(name, args)}_selection", text)
+
+
+def _slug(name, args):
+    return "_".join([name, *args.subject.split(", ")])
 
 
 def _section(args, name, frame, tables, picture, explanation):
-    parts = [f"## {name.capitalize()}: {args.data}", *_how(args, name, frame), explanation]
-    parts.append(f"![{name}, {args.data}]({picture})")
+    parts = [f"## {name.capitalize()}: {args.subject}", *_how(args, name, frame), explanation]
+    parts.append(f"![{name}, {args.subject}]({picture})")
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)
@@ -273,6 +277,7 @@ def arguments(options, argv, *, quick):
         options.set_defaults(data="digits", seeds=1, **quick)
         args = options.parse_args(argv)
     args.argv = argv
+    args.subject = args.data  # of the titles; what else tells two records apart is added to it
     return args
 
 

@@ -59,7 +59,12 @@ PUBLISHED = {
 }
 PUBLISHED_WEIGHT = 1e-4
 # By --select, recorded in docs/results.md. On digits, no weight helped.
-CHOSEN = {"digits": 1e-6, "mnist": 3e-5, "cifar10": 3e-5}
+CHOSEN = {
+    ("digits", "small_cnn"): 1e-6,
+    ("mnist", "small_cnn"): 3e-5,
+    ("mnist", "preact_resnet18"): 1e-4,
+    ("cifar10", "preact_resnet18"): 3e-5,
+}
 WEIGHTS = [0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4]  # of --select
 SELECT = "compare these weights, or a grid of them, on the validation split instead"
 
@@ -267,7 +272,9 @@ def parse(argv):
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})
     args.taps = args.taps or NETWORKS[args.network][1]
     args.width = args.width or NETWORKS[args.network][3]
-    args.weight = CHOSEN.get(args.data, PUBLISHED_WEIGHT) if args.weight is None else args.weight
+    args.subject = f"{args.data}, {args.network}"
+    if args.weight is None:
+        args.weight = CHOSEN.get((args.data, args.network), PUBLISHED_WEIGHT)
     return args
 
 

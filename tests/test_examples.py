@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch, capsys):
 def check_record(page, output, name, values):
     """The page and the output show the numbers that were measured, and the command."""
     assert f"    python examples/{name}.py --quick" in page
-    assert f"results_{name}_digits.png" in page
+    assert f"results_{name}_digits" in page
     for (variant, metric), value in values.items():
         assert variant in page
         assert metric in page
