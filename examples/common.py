@@ -213,7 +213,7 @@ def finish_selection(args, name, frame, caption, conclusion):
     table = summary(frame, "variant", "metric")
     print(f"\n{caption}\n{table.to_string()}\n\n{conclusion}")
     if args.record:
-        title = f"{name.capitalize()}: {args.subject}, how its settings were chosen"
+        title = f"{name.capitalize()}: {_title(args)}, how its settings were chosen"
         text = "\n\n".join(
             [
                 f"## {title}",
@@ -227,12 +227,16 @@ def finish_selection(args, name, frame, caption, conclusion):
 
 
 def _slug(name, args):
-    return "_".join([name, *args.subject.split(", ")])
+    return "_".join([name, *args.subject])
+
+
+def _title(args):
+    return ", ".join(args.subject)
 
 
 def _section(args, name, frame, tables, picture, explanation):
-    parts = [f"## {name.capitalize()}: {args.subject}", *_how(args, name, frame), explanation]
-    parts.append(f"![{name}, {args.subject}]({picture})")
+    parts = [f"## {name.capitalize()}: {_title(args)}", *_how(args, name, frame), explanation]
+    parts.append(f"![{name}, {_title(args)}]({picture})")
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)
@@ -278,7 +282,7 @@ def arguments(options, argv, *, quick):
         options.set_defaults(data="digits", seeds=1, **quick)
         args = options.parse_args(argv)
     args.argv = argv
-    args.subject = args.data  # of the titles; what else tells two records apart is added to it
+    args.subject = [args.data]  # of the titles; what else tells two records apart is added to it
     return args
 
 

@@ -58,7 +58,7 @@ PUBLISHED = {
     "quantized weights, 5 bits": ("24.5", "49.7", "41.9", "28.5"),
 }
 PUBLISHED_WEIGHT = 1e-4
-# By --select, recorded in docs/results.md. On digits, no weight helped.
+# By --select; docs/results.md says which are recorded. On digits, no weight helped.
 CHOSEN = {
     ("digits", "small_cnn"): 1e-6,
     ("mnist", "small_cnn"): 3e-5,
@@ -272,7 +272,7 @@ def parse(argv):
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})
     args.taps = args.taps or NETWORKS[args.network][1]
     args.width = args.width or NETWORKS[args.network][3]
-    args.subject = f"{args.data}, {args.network}"
+    args.subject.append(args.network)
     if args.weight is None:
         args.weight = CHOSEN.get((args.data, args.network), PUBLISHED_WEIGHT)
     return args

@@ -30,10 +30,10 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def check_record(page, output, name, values):
+def check_record(page, output, name, values, subject="digits"):
     """The page and the output show the numbers that were measured, and the command."""
     assert f"    python examples/{name}.py --quick" in page
-    assert f"results_{name}_digits" in page
+    assert f"results_{name}_{subject}.png" in page
     for (variant, metric), value in values.items():
         assert variant in page
         assert metric in page
@@ -53,7 +53,7 @@ def test_robustness(run, tmp_path):
     import robustness
 
     values, page, output = run(robustness)
-    check_record(page, output, "robustness", values)
+    check_record(page, output, "robustness", values, "digits_small_cnn")
     assert list(dict.fromkeys(values.index.get_level_values("variant"))) == robustness.VARIANTS
     for variant in robustness.VARIANTS:
         rows = values[variant]
