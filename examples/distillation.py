@@ -33,7 +33,7 @@ COLORS = dict(
 # of ten students, tested on the JPEG copy of CIFAR-10 that they were not trained on.
 PUBLISHED = {TEACHER: "18.0", "RKD-D": "20.6 (19.4 to 21.2)", "GKD": "20.0 (19.2 to 21.1)"}
 PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0}
-# By set, the weights that --select prints; docs/results.md says which are recorded.
+# By set, the weights that --select prints; recorded in docs/results.md.
 CHOSEN = {"mnist": {"logits": 2.0, "RKD-D": 5.0, "GKD": 25.0}}
 GRID = {"logits": (0.1, 0.5, 2.0), "RKD-D": (5.0, 25.0, 125.0), "GKD": (5.0, 25.0, 125.0, 625.0)}
 

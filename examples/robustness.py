@@ -58,7 +58,7 @@ PUBLISHED = {
     "quantized weights, 5 bits": ("24.5", "49.7", "41.9", "28.5"),
 }
 PUBLISHED_WEIGHT = 1e-4
-# By --select; docs/results.md says which are recorded. On digits, no weight helped.
+# By --select, recorded in docs/results.md, but for digits, where no weight helped.
 CHOSEN = {
     ("digits", "small_cnn"): 1e-6,
     ("mnist", "small_cnn"): 3e-5,
