@@ -10,10 +10,6 @@ References:
     Graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
 """
 
-import math
-
-import keras
-import numpy as np
 from keras import ops
 
 from keras_lgg.checks import (
@@ -23,14 +19,35 @@ from keras_lgg.checks import (
     check_same_length,
     invalid,
 )
-from keras_lgg.labels import are_class_indices, class_indices, label_kernel, label_signal
+from keras_lgg.labels import are_class_indices, class_indices, label_signal
+from keras_lgg.numerics import (
+    connected_nodes,
+    flatten_representation,
+    inverse_sqrt_degree,
+    safe_sqrt,
+    to_float,
+)
+from keras_lgg.pair_graphs import (
+    class_pairs,
+    cosine_degrees,
+    laplacian_form,
+    nearest,
+    nearest_neighbours,
+    normalized_degrees,
+    pair_smoothness,
+    quadratic_form,
+    root_degrees,
+    scale_rows_and_columns,
+    similarities,
+    squared_distances,
+    weakest_neighbours,
+    without_loops,
+)
+from keras_lgg.pairs import rows_of_block, whole
+from keras_lgg.products import cosine_product
 
 METRICS = ("cosine", "rbf", "exponential")
 PAIRS = ("all", "intra", "inter")
-
-# Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
-# a dead row stays bounded.
-EPSILON = 1e-12
 
 
 def similarity(x, *, metric="cosine", alpha=1.0):
@@ -60,17 +77,7 @@ def similarity(x, *, metric="cosine", alpha=1.0):
     """
     check_choice("metric", metric, METRICS)
     check_positive("alpha", alpha)
-    x = flatten_representation(x)
-    if metric == "cosine":
-        x = unit_rows(x)
-        return ops.matmul(x, ops.transpose(x))
-    squares, scale = scaled_squared_distances(x)
-    if metric == "exponential":
-        return ops.exp(-alpha * scale * safe_sqrt(squares))
-    # Beyond 1e30 every distance that is not 0 gives exp(-inf) anyway; the bound keeps
-    # scale**2 from overflowing to inf, and inf times a distance of 0 from being NaN.
-    factor = math.sqrt(alpha) * ops.minimum(scale, 1e15 / math.sqrt(alpha))
-    return ops.exp(-factor * factor * squares)
+    return similarities(flatten_representation(x), metric, alpha, None).matrix
 
 
 def knn_mask(adjacency, *, k):
@@ -78,7 +85,7 @@ def knn_mask(adjacency, *, k):
 
     Edge (i, j) is kept where j is among the k largest weights of row i, or i among those of
     row j. A node is never its own neighbour, whatever the diagonal holds. Weights that tie with
-    the k-th are kept too, so the mask follows any permutation of the batch.
+    the k-th, to rounding, are kept too, so the mask follows any permutation of the batch.
 
     Args:
         adjacency: Symmetric tensor ``(n, n)``.
@@ -100,16 +107,9 @@ def knn_mask(adjacency, *, k):
     Reference: Algorithms 14(2):39
     """
     check_positive_integer("k", k)
-    adjacency = ops.stop_gradient(to_adjacency(adjacency))
-    n = ops.shape(adjacency)[0]
-    others = off_diagonal(adjacency)
-    rivals = ops.where(others, adjacency, -np.inf)
-    # min and max serve a static n; a batch size that is only known at run time needs the ops.
-    count = max(1, min(k, n - 1)) if isinstance(n, int) else ops.clip(n - 1, 1, k)
-    threshold = ops.top_k(rivals, count)[0][:, -1:]
-    # "not below" in place of "at least": a NaN weight is kept, and stays visible.
-    near = ops.logical_not(ops.less(rivals, threshold))
-    return ops.logical_and(ops.logical_or(near, ops.transpose(near)), others)
+    adjacency = whole(ops.stop_gradient(to_adjacency(adjacency)))
+    weakest = weakest_neighbours(adjacency, k)
+    return adjacency.map_rows(nearest, weakest=weakest)
 
 
 def normalize_degrees(adjacency):
@@ -136,7 +136,7 @@ def normalize_degrees(adjacency):
 
     Reference: Algorithms 14(2):39
     """
-    return normalize_and_connected(to_adjacency(adjacency))[0]
+    return normalized_degrees(whole(to_adjacency(adjacency))).matrix
 
 
 def latent_geometry_graph(
@@ -176,6 +176,8 @@ def latent_geometry_graph(
 
     Reference: Algorithms 14(2):39
     """
+    check_choice("metric", metric, METRICS)
+    check_positive("alpha", alpha)
     check_choice("pairs", pairs, PAIRS)
     if k is not None:
         check_positive_integer("k", k)
@@ -184,27 +186,16 @@ def latent_geometry_graph(
             "Arguments `k` and `mask` exclude each other. Expected at most one of them. "
             f"Received: k={k} and a mask. Pass `mask` alone to reuse the edges of another graph."
         )
-    if pairs != "all" and labels is None:
-        raise ValueError(
-            "Argument `labels` is missing. Expected the class labels of the batch, since "
-            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
-            "Pass labels=..., or pairs='all'."
-        )
     x = flatten_representation(x)
-    adjacency = similarity(x, metric=metric, alpha=alpha)
-    others = off_diagonal(adjacency)
-    adjacency = ops.where(others, adjacency, 0.0)
+    adjacency = without_loops(similarities(x, metric, alpha, None))
     if normalize:
-        adjacency = normalize_degrees(adjacency)
+        adjacency = normalized_degrees(adjacency)
     if pairs != "all":
-        check_same_length(labels=labels, x=x)
-        same = ops.equal(label_kernel(class_indices(labels)), 1.0)
-        adjacency = ops.where(same if pairs == "intra" else ops.logical_not(same), adjacency, 0.0)
+        adjacency = class_pairs(adjacency, pairs, classes_of_pairs(pairs, labels, x))
     if k is not None:
-        mask = knn_mask(adjacency, k=k)
-    if mask is not None:
-        adjacency = ops.where(mask, adjacency, 0.0)
-    return adjacency
+        adjacency = nearest_neighbours(adjacency, k)
+    adjacency = adjacency.matrix
+    return adjacency if mask is None else ops.where(mask, adjacency, 0.0)
 
 
 def laplacian(adjacency, *, normalized=False):
@@ -230,13 +221,16 @@ def laplacian(adjacency, *, normalized=False):
 
     Reference: Algorithms 14(2):39
     """
-    adjacency = to_adjacency(adjacency)
-    diagonal = ops.logical_not(off_diagonal(adjacency))
+    adjacency = whole(to_adjacency(adjacency))
     if normalized:
-        adjacency, degree = normalize_and_connected(adjacency)
+        weights, degree = root_degrees(adjacency)
+        adjacency = scale_rows_and_columns(adjacency, weights)
     else:
-        degree = ops.sum(adjacency, axis=1)
-    return ops.where(diagonal, degree[:, None], 0.0) - adjacency
+        degree = ops.sum(adjacency.matrix, axis=1)
+    return adjacency.map_rows(
+        lambda values, others, rows, _: ops.where(others, 0.0, rows["degree"][:, None]) - values,
+        degree=degree,
+    )
 
 
 def smoothness(adjacency, signal, *, power=1, normalized=False):
@@ -272,30 +266,29 @@ def smoothness(adjacency, signal, *, power=1, normalized=False):
     if len(signal.shape) != 2:
         raise invalid("signal", "a tensor of shape (n, c)", f"shape {tuple(signal.shape)}")
     check_same_length(signal=signal, adjacency=adjacency)
-    if normalized:
-        adjacency, degree = normalize_and_connected(adjacency)
-    else:
-        degree = ops.sum(adjacency, axis=1)
-    return quadratic_form(
-        lambda z: degree[:, None] * z - ops.matmul(adjacency, z), signal, power=power
-    )
+    return pair_smoothness(whole(adjacency), signal, power=power, normalized=normalized)
 
 
-def label_smoothness(x, labels, *, power=1, k=None, num_classes=None, relative=False):
+def label_smoothness(
+    x, labels, *, power=1, k=None, num_classes=None, relative=False, block_size=None
+):
     """Smoothness of the class labels on the cosine graph of a batch, without degree normalisation.
 
     Where the number of classes is known (from ``num_classes``, or from one-hot labels) and
-    ``k`` is ``None``, no ``(n, n)`` matrix is formed: time and memory are linear in n. The
-    value is the same.
+    ``k`` is ``None``, a batch of more than some 8 samples a class is summed without looking at
+    pairs: time and memory are linear in n. Otherwise the pairs of a large batch are taken in
+    blocks of rows. The value is the same.
 
     Args:
         x: Representations, shape ``(n, ...)``.
         labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
         power: Positive integer, the power of the Laplacian.
         k: Number of nearest neighbours to keep, or ``None`` for the full graph.
-        num_classes: Number of classes of integer labels; ``None`` takes the dense form.
+        num_classes: Number of classes of integer labels; ``None`` looks at all pairs.
         relative: ``True`` takes the normalised Laplacian and divides by n. On non-negative
             features the result then lies in ``[0, 2**power]`` at any batch size.
+        block_size: Rows of the similarities that are in memory at a time, where pairs are
+            looked at; ``None`` takes all up to n = 2048 and 4 million entries beyond.
 
     Returns:
         Scalar tensor, float32 or float64.
@@ -320,12 +313,24 @@ def label_smoothness(x, labels, *, power=1, k=None, num_classes=None, relative=F
     x = flatten_representation(x)
     check_same_length(labels=labels, x=x)
     signal = label_signal(labels, num_classes=num_classes, dtype=x.dtype)
-    if k is None and (num_classes is not None or not are_class_indices(labels)):
+    counted = num_classes is not None or not are_class_indices(labels)
+
+    n = ops.shape(x)[0]
+    block = rows_of_block(n, block_size)
+    # Each product with the thin signal costs about as much as 8 samples in a Gram matrix do for
+    # each of its columns (measured; TensorFlow and JAX on a CPU).
+    products = (power + 1) // 2 + relative
+    small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
+    if k is None and counted and not small:
         value = _linear_smoothness(x, signal, power=power, normalized=relative)
     else:
-        adjacency = latent_geometry_graph(x, k=k, normalize=False)
-        value = smoothness(adjacency, signal, power=power, normalized=relative)
-    return value / ops.cast(ops.shape(x)[0], x.dtype) if relative else value
+        if block is not None and not counted:  # the signal would have n columns
+            raise _uncounted(n, block_size)
+        adjacency = without_loops(similarities(x, "cosine", 1.0, block))
+        if k is not None:
+            adjacency = nearest_neighbours(adjacency, k)
+        value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
+    return value / ops.cast(n, x.dtype) if relative else value
 
 
 def pairwise_distances(x):
@@ -336,7 +341,7 @@ def pairwise_distances(x):
 
     Returns:
         Symmetric tensor ``(n, n)`` with a zero diagonal. Distances below the rounding of the
-        Gram matrix (in float32 about 1e-3 of the norms, centred) are 0, with gradient 0.
+        Gram matrix (in float32 about 2e-3 of the norms, centred) are 0, with gradient 0.
 
     Example:
         >>> import numpy as np
@@ -345,31 +350,11 @@ def pairwise_distances(x):
         >>> np.round(np.asarray(d), 4).tolist()
         [[0.0, 5.0], [5.0, 0.0]]
     """
-    squares, scale = scaled_squared_distances(flatten_representation(x))
-    return scale * safe_sqrt(squares)
+    squares, scale = squared_distances(flatten_representation(x), None)
+    return scale * safe_sqrt(squares.matrix)
 
 
-# Building blocks, shared with `keras_lgg.losses`.
-
-
-def to_float(x):
-    """Tensor of x in float32, or in float64 where it is that already."""
-    x = ops.convert_to_tensor(x)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
-
-
-def flatten_representation(x):
-    """Representations ``(n, ...)`` as a float tensor ``(n, d)``."""
-    x = to_float(x)
-    if len(x.shape) == 0:
-        raise invalid("x", "representations of shape (n, ...), one row a sample", "a scalar")
-    if len(x.shape) == 2:
-        return x
-    features = x.shape[1:]
-    if None in features:
-        return ops.reshape(x, (ops.shape(x)[0], -1))
-    return ops.reshape(x, (-1, math.prod(features)))
+# Building blocks, shared with `keras_lgg.loss_functions`.
 
 
 def to_adjacency(adjacency):
@@ -381,101 +366,35 @@ def to_adjacency(adjacency):
     return adjacency
 
 
-def off_diagonal(matrix):
-    """Boolean (n, n), true everywhere but on the diagonal."""
-    index = ops.arange(ops.shape(matrix)[0])
-    return ops.not_equal(index[:, None], index[None, :])
-
-
-def unit_rows(x):
-    """``x_i / max(||x_i||, EPSILON)`` with no overflow and finite gradients everywhere."""
-    # Rows are first brought to a largest entry of 1. The result does not depend on that scale,
-    # so it needs no gradient.
-    largest = ops.max(ops.abs(x), axis=1, keepdims=True)
-    x = x / ops.stop_gradient(ops.maximum(largest, 2 * EPSILON))
-    squares = ops.sum(ops.square(x), axis=1, keepdims=True)
-    # squares >= 1 for every row longer than 2 * EPSILON: the bound acts on shorter ones alone.
-    return x * ops.rsqrt(ops.maximum(squares, 0.25))
-
-
-def scaled_squared_distances(x):
-    """``(squares, scale)`` with ``||x_i - x_j||**2 = scale**2 * squares_ij``, from the Gram matrix.
-
-    The scale carries no gradient and keeps the squares from overflowing.
-    """
-    # Distances do not depend on the centre; a common offset would only cost digits.
-    x = x - ops.stop_gradient(ops.mean(x, axis=0, keepdims=True))
-    largest = ops.stop_gradient(ops.max(ops.abs(x)))
-    scale = ops.where(ops.equal(largest, 0.0), ops.ones_like(largest), largest)
-    x = x / scale
-    gram = ops.matmul(x, ops.transpose(x))
-    others = off_diagonal(gram)
-    # Norms from the diagonal of the same product: duplicates then cancel to exactly 0.
-    norms = ops.sum(ops.where(others, 0.0, gram), axis=1)
-    norms = norms[:, None] + norms[None, :]
-    squares = norms - 2.0 * gram
-    noise = 4.0 * machine_epsilon(x) * norms
-    rounding = ops.logical_or(ops.less_equal(squares, noise), ops.logical_not(others))
-    return ops.where(rounding, 0.0, squares), scale
-
-
-def safe_sqrt(x):
-    """Square root with gradient 0 at 0."""
-    zero = ops.equal(x, 0.0)
-    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
-
-
-def machine_epsilon(x):
-    """The relative rounding error of the dtype of a tensor."""
-    return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
-
-
-def connected_nodes(degree, magnitude):
-    """Which nodes have a degree above the rounding of its own sum."""
-    # The second bound keeps degree**(-3/2), which the gradient needs, from overflowing.
-    smallest = np.finfo(keras.backend.standardize_dtype(degree.dtype)).tiny ** (2 / 3)
-    bound = ops.maximum(8.0 * machine_epsilon(degree) * magnitude, float(smallest))
-    # "not below or equal": a NaN degree is not taken for an isolated node.
-    return ops.logical_not(ops.less_equal(degree, bound))
-
-
-def inverse_sqrt_degree(degree, connected):
-    """``degree**(-1/2)``, 0 on isolated nodes, with finite gradients."""
-    return ops.where(connected, ops.rsqrt(ops.where(connected, degree, 1.0)), 0.0)
-
-
-def normalize_and_connected(adjacency):
-    """The degree-normalised adjacency, and 1 for connected nodes and 0 for isolated ones."""
-    degree = ops.sum(adjacency, axis=1)
-    connected = connected_nodes(degree, ops.sum(ops.abs(adjacency), axis=1))
-    weights = inverse_sqrt_degree(degree, connected)
-    normalized = weights[:, None] * adjacency * weights[None, :]
-    return normalized, ops.cast(connected, adjacency.dtype)
-
-
-def quadratic_form(apply, signal, *, power):
-    """``trace(S.T @ L**power @ S)`` for the symmetric operator ``apply(z) = L @ z``."""
-    for _ in range(power // 2):
-        signal = apply(signal)
-    return ops.sum(signal * (apply(signal) if power % 2 else signal))
+def _uncounted(n, block_size):
+    """The error for integer labels of unknown count in a batch that is looked at in blocks."""
+    return ValueError(
+        "Argument `num_classes` is missing. Expected the number of classes, since the batch "
+        "is looked at in blocks and its labels are integers. Received: num_classes=None, "
+        f"block_size={block_size}, {n} samples. Pass num_classes=..., or one-hot labels."
+    )
 
 
 def _linear_smoothness(x, signal, *, power, normalized):
     """`smoothness` of the full cosine graph of x, a rank-d object, with no (n, n) matrix."""
-    x = unit_rows(x)
-    loops = ops.sum(ops.square(x), axis=1)
-    total = ops.sum(x, axis=0)
-    degree = ops.matmul(x, total[:, None])[:, 0] - loops
-    if normalized:
-        # The degree is a difference: its rounding is that of the larger term.
-        connected = connected_nodes(degree, ops.abs(degree) + 2.0 * loops)
-        weights = inverse_sqrt_degree(degree, connected)
-        x = x * weights[:, None]
-        diagonal = ops.cast(connected, x.dtype) + loops * ops.square(weights)
-    else:
-        diagonal = degree + loops
+    if not normalized:  # the self loops cancel
+        return laplacian_form(lambda z: cosine_product(x, z), signal, power=power)
+    degree, magnitude, loops = cosine_degrees(x)
+    connected = connected_nodes(degree, magnitude)
+    weights = inverse_sqrt_degree(degree, connected)[:, None]
+    diagonal = ops.cast(connected, x.dtype)[:, None] + loops[:, None] * ops.square(weights)
     return quadratic_form(
-        lambda z: diagonal[:, None] * z - ops.matmul(x, ops.matmul(ops.transpose(x), z)),
-        signal,
-        power=power,
+        lambda z: diagonal * z - weights * cosine_product(x, weights * z), signal, power=power
     )
+
+
+def classes_of_pairs(pairs, labels, x):
+    """The class of each sample (n,), which ``pairs="intra"`` and ``"inter"`` need, or raise."""
+    if labels is None:
+        raise ValueError(
+            "Argument `labels` is missing. Expected the class labels of the batch, since "
+            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
+            "Pass labels=..., or pairs='all'."
+        )
+    check_same_length(labels=labels, x=x)
+    return class_indices(labels)

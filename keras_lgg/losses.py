@@ -94,6 +94,8 @@ class GraphDistillation(GeometryLoss):
         k: See `graph_distillation`.
         power: See `graph_distillation`.
         pairs: See `graph_distillation`.
+        num_classes: See `graph_distillation`.
+        block_size: See `graph_distillation`.
         reduction: Defaults to ``"sum"``, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
@@ -116,18 +118,21 @@ class GraphDistillation(GeometryLoss):
         k=None,
         power=1,
         pairs="all",
+        num_classes=None,
+        block_size=None,
         reduction="sum",
         name="graph_distillation",
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        if k is not None:
-            checks.check_positive_integer("k", k)
+        _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
         checks.check_positive_integer("power", power)
         checks.check_choice("pairs", pairs, graphs.PAIRS)
         self.k = k
         self.power = power
         self.pairs = pairs
+        self.num_classes = num_classes
+        self.block_size = block_size
 
     @property
     def needs_labels(self):
@@ -136,11 +141,25 @@ class GraphDistillation(GeometryLoss):
     def call(self, y_true, y_pred):
         teacher, labels = y_true if self.needs_labels else (y_true, None)
         return graph_distillation(
-            teacher, y_pred, k=self.k, power=self.power, pairs=self.pairs, labels=labels
+            teacher,
+            y_pred,
+            k=self.k,
+            power=self.power,
+            pairs=self.pairs,
+            labels=labels,
+            num_classes=self.num_classes,
+            block_size=self.block_size,
         )
 
     def get_config(self):
-        return {**super().get_config(), "k": self.k, "power": self.power, "pairs": self.pairs}
+        return {
+            **super().get_config(),
+            "k": self.k,
+            "power": self.power,
+            "pairs": self.pairs,
+            "num_classes": self.num_classes,
+            "block_size": self.block_size,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -150,6 +169,7 @@ class RelationalDistance(GeometryLoss):
     Published weight: 25.
 
     Args:
+        block_size: See `relational_distance`.
         reduction: Defaults to the mean, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
@@ -165,11 +185,23 @@ class RelationalDistance(GeometryLoss):
 
     needs_teacher = True
 
-    def __init__(self, *, reduction="sum_over_batch_size", name="relational_distance", dtype=None):
+    def __init__(
+        self,
+        *,
+        block_size=None,
+        reduction="sum_over_batch_size",
+        name="relational_distance",
+        dtype=None,
+    ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
+        _check_positive_integers(block_size=block_size)
+        self.block_size = block_size
 
     def call(self, y_true, y_pred):
-        return relational_distance(y_true, y_pred)
+        return relational_distance(y_true, y_pred, block_size=self.block_size)
+
+    def get_config(self):
+        return {**super().get_config(), "block_size": self.block_size}
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -222,6 +254,7 @@ class GraphSmoothness(GeometryLoss):
     Args:
         alpha: See `graph_smoothness`.
         k: See `graph_smoothness`.
+        block_size: See `graph_smoothness`.
         reduction: Defaults to ``"sum"``, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
@@ -237,19 +270,35 @@ class GraphSmoothness(GeometryLoss):
 
     needs_labels = True
 
-    def __init__(self, *, alpha=1.0, k=None, reduction="sum", name="graph_smoothness", dtype=None):
+    def __init__(
+        self,
+        *,
+        alpha=1.0,
+        k=None,
+        block_size=None,
+        reduction="sum",
+        name="graph_smoothness",
+        dtype=None,
+    ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         checks.check_positive("alpha", alpha)
-        if k is not None:
-            checks.check_positive_integer("k", k)
+        _check_positive_integers(k=k, block_size=block_size)
         self.alpha = alpha
         self.k = k
+        self.block_size = block_size
 
     def call(self, y_true, y_pred):
-        return graph_smoothness(y_true, y_pred, alpha=self.alpha, k=self.k)
+        return graph_smoothness(
+            y_true, y_pred, alpha=self.alpha, k=self.k, block_size=self.block_size
+        )
 
     def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha, "k": self.k}
+        return {
+            **super().get_config(),
+            "alpha": self.alpha,
+            "k": self.k,
+            "block_size": self.block_size,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -261,6 +310,8 @@ class TargetGraph(GeometryLoss):
         affinity: See `target_graph`.
         metric: See `target_graph`.
         alpha: See `target_graph`.
+        num_classes: See `target_graph`.
+        block_size: See `target_graph`.
         reduction: Defaults to ``"sum"``.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
@@ -269,7 +320,7 @@ class TargetGraph(GeometryLoss):
         >>> import numpy as np
         >>> import keras_lgg as lgg
         >>> siblings = lgg.losses.TargetGraph(affinity=[[1.0, 0.5], [0.5, 1.0]])
-        >>> float(siblings(np.array([0, 1]), np.eye(2)))
+        >>> round(float(siblings(np.array([0, 1]), np.eye(2))), 4)
         0.5
 
     Reference: [1], with the target as an argument.
@@ -284,6 +335,8 @@ class TargetGraph(GeometryLoss):
         affinity=None,
         metric="cosine",
         alpha=1.0,
+        num_classes=None,
+        block_size=None,
         reduction="sum",
         name="target_graph",
         dtype=None,
@@ -292,10 +345,13 @@ class TargetGraph(GeometryLoss):
         checks.check_choice("form", form, FORMS)
         checks.check_choice("metric", metric, graphs.METRICS)
         checks.check_positive("alpha", alpha)
+        _check_positive_integers(num_classes=num_classes, block_size=block_size)
         self.form = form
         self.affinity = None if affinity is None else check_affinity(affinity)
         self.metric = metric
         self.alpha = alpha
+        self.num_classes = num_classes
+        self.block_size = block_size
 
     def call(self, y_true, y_pred):
         return target_graph(
@@ -305,6 +361,8 @@ class TargetGraph(GeometryLoss):
             affinity=self.affinity,
             metric=self.metric,
             alpha=self.alpha,
+            num_classes=self.num_classes,
+            block_size=self.block_size,
         )
 
     def get_config(self):
@@ -314,6 +372,8 @@ class TargetGraph(GeometryLoss):
             "affinity": None if self.affinity is None else self.affinity.tolist(),
             "metric": self.metric,
             "alpha": self.alpha,
+            "num_classes": self.num_classes,
+            "block_size": self.block_size,
         }
 
 
@@ -329,6 +389,7 @@ class SmoothnessVariation(GeometryLoss):
         k: See `smoothness_variation`.
         num_classes: See `smoothness_variation`.
         relative: See `smoothness_variation`.
+        block_size: See `smoothness_variation`.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
 
@@ -352,18 +413,18 @@ class SmoothnessVariation(GeometryLoss):
         k=None,
         num_classes=None,
         relative=False,
+        block_size=None,
         name="smoothness_variation",
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
         checks.check_positive_integer("power", power)
-        for argument, value in {"k": k, "num_classes": num_classes}.items():
-            if value is not None:
-                checks.check_positive_integer(argument, value)
+        _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
         self.power = power
         self.k = k
         self.num_classes = num_classes
         self.relative = bool(relative)
+        self.block_size = block_size
 
     def call(self, y_true, y_pred):
         return smoothness_variation(
@@ -373,6 +434,7 @@ class SmoothnessVariation(GeometryLoss):
             k=self.k,
             num_classes=self.num_classes,
             relative=self.relative,
+            block_size=self.block_size,
         )
 
     def get_config(self):
@@ -384,6 +446,7 @@ class SmoothnessVariation(GeometryLoss):
             "k": self.k,
             "num_classes": self.num_classes,
             "relative": self.relative,
+            "block_size": self.block_size,
         }
 
 
@@ -395,6 +458,7 @@ class GraphVariation(GeometryLoss):
 
     Args:
         k: See `graph_variation`.
+        block_size: See `graph_variation`.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
 
@@ -409,23 +473,30 @@ class GraphVariation(GeometryLoss):
 
     across_layers = True
 
-    def __init__(self, *, k=None, name="graph_variation", dtype=None):
+    def __init__(self, *, k=None, block_size=None, name="graph_variation", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        if k is not None:
-            checks.check_positive_integer("k", k)
+        _check_positive_integers(k=k, block_size=block_size)
         self.k = k
+        self.block_size = block_size
 
     def __call__(self, representations):
         return super().__call__(representations, representations)
 
     def call(self, y_true, y_pred):
         del y_true
-        return graph_variation(y_pred, k=self.k)
+        return graph_variation(y_pred, k=self.k, block_size=self.block_size)
 
     def get_config(self):
         config = super().get_config()
         del config["reduction"]  # the value is a scalar
-        return {**config, "k": self.k}
+        return {**config, "k": self.k, "block_size": self.block_size}
+
+
+def _check_positive_integers(**arguments):
+    """Raise where an argument is neither None nor a positive integer."""
+    for name, value in arguments.items():
+        if value is not None:
+            checks.check_positive_integer(name, value)
 
 
 def _has_float64(tensors):

@@ -13,6 +13,8 @@ MODES = {
     "jax": ["eager", "jit"],
     "torch": ["eager"],
 }[BACKEND]
+# Where each mode would cost minutes and prove little: eager JAX compiles every operation alone.
+FEW_MODES = ["jit"] if BACKEND == "jax" else MODES
 
 
 @contextlib.contextmanager

@@ -1,0 +1,70 @@
+"""Floating point: dtypes, and roots and quotients that stay finite on degenerate batches."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg.checks import invalid
+
+
+def to_float(x):
+    """Tensor of x in float32, or in float64 where it is that already."""
+    x = ops.convert_to_tensor(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
+
+
+def flatten_representation(x):
+    """Representations ``(n, ...)`` as a float tensor ``(n, d)``."""
+    x = to_float(x)
+    if len(x.shape) == 0:
+        raise invalid("x", "representations of shape (n, ...), one row a sample", "a scalar")
+    if len(x.shape) == 2:
+        return x
+    features = x.shape[1:]
+    if None in features:
+        return ops.reshape(x, (ops.shape(x)[0], -1))
+    return ops.reshape(x, (-1, math.prod(features)))
+
+
+def in_one_dtype(*tensors):
+    """Float tensors in the widest of their dtypes; "float64" is also the larger string."""
+    dtype = max(ops.dtype(x) for x in tensors)
+    return [ops.cast(x, dtype) for x in tensors]
+
+
+def machine_epsilon(x):
+    """The relative rounding error of the dtype of a tensor."""
+    return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
+
+
+def safe_sqrt(x):
+    """Square root with gradient 0 at 0."""
+    zero = ops.equal(x, 0.0)
+    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
+
+
+def connected_nodes(degree, magnitude):
+    """Which nodes have a degree above the rounding of its own sum."""
+    # The second bound keeps degree**(-3/2), which the gradient needs, from overflowing.
+    smallest = np.finfo(keras.backend.standardize_dtype(degree.dtype)).tiny ** (2 / 3)
+    bound = ops.maximum(8.0 * machine_epsilon(degree) * magnitude, float(smallest))
+    # "not below or equal": a NaN degree is not taken for an isolated node.
+    return ops.logical_not(ops.less_equal(degree, bound))
+
+
+def inverse_sqrt_degree(degree, connected):
+    """``degree**(-1/2)``, 0 on isolated nodes, with finite gradients."""
+    return ops.where(connected, ops.rsqrt(ops.where(connected, degree, 1.0)), 0.0)
+
+
+def compiled_by_xla():
+    """Whether XLA compiles what is being computed."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.backend.backend() == "jax"
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util  # TensorFlow says so nowhere else
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -1,0 +1,93 @@
+"""Products of representations that need few passes over them, and none over pairs of samples.
+
+A full cosine graph is the object X̂ X̂ᵀ of rank d, and its rows need not be written: what follows
+multiplies by it, and folds the norms into the small factors. The backward passes are given by
+hand, since automatic ones write several arrays of the size of the representations and add them.
+"""
+
+import keras
+from keras import ops
+
+# Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
+# a dead row stays bounded.
+EPSILON = 1e-12
+
+
+def gram(x):
+    """``x @ x.T``, with one product in the backward pass where that is what it costs."""
+    n, d = x.shape
+    wide = n is None or d is None or d > n
+    return _gram(x) if wide and _by_hand() else ops.matmul(x, ops.transpose(x))
+
+
+@ops.custom_gradient
+def _gram(x):
+    def gradient(upstream):
+        return ops.matmul(upstream + ops.transpose(upstream), x)
+
+    return ops.matmul(x, ops.transpose(x)), gradient
+
+
+def inverse_norms(squares):
+    """``1 / max(norm, EPSILON)`` from squared norms; NaN where these overflowed."""
+    return ops.rsqrt(ops.maximum(squares, EPSILON**2)) + 0.0 * squares
+
+
+def squared_norms(x):
+    """Squared norm of each row, (n,)."""
+    return ops.sum(ops.square(x), axis=1)
+
+
+def unit_rows(x):
+    """``x_i / max(norm, EPSILON)``, with no overflow at any scale."""
+    # Rows are first brought to a largest entry of 1. The result does not depend on that scale,
+    # so it needs no gradient.
+    largest = ops.max(ops.abs(x), axis=1, keepdims=True)
+    x = x / ops.stop_gradient(ops.maximum(largest, 2 * EPSILON))
+    # At least 1 for every row longer than 2 * EPSILON: the bound acts on shorter ones alone.
+    return x * ops.rsqrt(ops.maximum(squared_norms(x), 0.25))[:, None]
+
+
+def cosine_product(x, z):
+    """``X̂ @ X̂.T @ z``, for rows x̂ of unit norm, in O(n d c).
+
+    Args:
+        x: Representations ``(n, d)``.
+        z: Signals ``(n, c)``.
+
+    Returns:
+        Tensor ``(n, c)``; the self loops count.
+    """
+    return _cosine_product(x, z) if _by_hand() else _cosine_factors(x, z)[-1]
+
+
+def _cosine_factors(x, z):
+    squares = squared_norms(x)
+    inverse = inverse_norms(squares)[:, None]
+    scaled = inverse * z
+    # Signals first, (c, d): XLA on a CPU takes twice as long for x.T @ scaled.
+    sums = ops.matmul(ops.transpose(scaled), x)
+    return squares, inverse, scaled, sums, inverse * ops.matmul(x, ops.transpose(sums))
+
+
+@ops.custom_gradient
+def _cosine_product(x, z):
+    squares, inverse, scaled, sums, product = _cosine_factors(x, z)
+
+    def gradient(upstream):
+        scaled_upstream = inverse * upstream
+        upstream_sums = ops.matmul(ops.transpose(scaled_upstream), x)
+        z_gradient = inverse * ops.matmul(x, ops.transpose(upstream_sums))
+        # What the norms take away; rows that EPSILON bounds do not depend on their norm.
+        radial = ops.sum(z * z_gradient + upstream * product, axis=1, keepdims=True)
+        radial = ops.where(squares[:, None] < EPSILON**2, 0.0, radial * ops.square(inverse))
+        left = ops.concatenate([scaled, scaled_upstream], axis=1)
+        right = ops.concatenate([upstream_sums, sums], axis=0)
+        return ops.matmul(left, right) - radial * x, z_gradient
+
+    return product, gradient
+
+
+def _by_hand():
+    # Keras hands PyTorch the gradient's arguments in another way, and derives it no further.
+    return keras.backend.backend() != "torch"
