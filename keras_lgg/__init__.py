@@ -1,6 +1,7 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
 from keras_lgg import constraints, datasets, graphs, layers, losses, robustness
+from keras_lgg.cache import teacher_cache
 from keras_lgg.models import Distiller, GeometryModel
 from keras_lgg.penalties import Penalty
 
@@ -16,4 +17,5 @@ __all__ = [
     "layers",
     "losses",
     "robustness",
+    "teacher_cache",
 ]

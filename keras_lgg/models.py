@@ -7,6 +7,7 @@ import inspect
 import keras
 from keras import ops
 
+from keras_lgg.cache import OUTPUTS, split_cached
 from keras_lgg.penalties import (
     check_base_penalty,
     check_penalties,
@@ -221,8 +222,9 @@ class Distiller(PenalizedModel):
     ``trainable`` flag. ``distiller.student`` is the plain model that you deploy.
 
     Args:
-        teacher: Trained model (Functional or Sequential where it is tapped). ``None`` restores a
-            distiller that was saved without it: assign ``distiller.teacher`` before ``fit``.
+        teacher: Trained model (Functional or Sequential where it is tapped). ``None`` where
+            `teacher_cache` stands in for it, or to restore a distiller that was saved without it:
+            then assign ``distiller.teacher`` before ``fit``.
         student: Model to train, of the same inputs.
         penalties: List of `Penalty`, with ``taps`` as ``(teacher layer, student layer)`` pairs.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
@@ -302,13 +304,28 @@ class Distiller(PenalizedModel):
         known = {id(v) for v in self.variables}
         return own + [v for v in self.teacher.variables if id(v) not in known]
 
-    def _penalty_values(self, x, y, y_pred, taps):
+    def call(self, inputs, training=None):
+        return super().call(split_cached(inputs)[0], training=training)
+
+    def _recorded_taps(self, x, training):
+        return super()._recorded_taps(split_cached(x)[0], training)
+
+    def _asked_teacher(self, x):
+        """The teacher's outputs and taps on a batch, from the cache where it has them."""
+        _, cached = split_cached(x)
+        if cached is not None:
+            _check_cached(cached, self._pairs)
+            return cached.get(OUTPUTS), cached
         if self.teacher is None:
             raise ValueError(
-                "The distiller has no teacher. Expected one for fit() and evaluate(). Received: a "
-                "distiller that was saved without it. Assign it first: distiller.teacher = teacher."
+                "The distiller has no teacher. Expected one for fit() and evaluate(), or data from "
+                "lgg.teacher_cache. Received: neither. Assign it first, distiller.teacher = "
+                "teacher, or cache what it says about the data."
             )
-        teacher_outputs, teacher_taps = self._teacher.infer(x)
+        return self._teacher.infer(x)
+
+    def _penalty_values(self, x, y, y_pred, taps):
+        teacher_outputs, teacher_taps = self._asked_teacher(x)
         values = []
         for penalty, pairs in zip(self.penalties, self._pairs, strict=True):
             found = [
@@ -373,6 +390,17 @@ class _Untracked:
             )
         result = keras.tree.map_structure(ops.stop_gradient, result)
         return result if self else (result, {})
+
+
+def _check_cached(cached, pairs):
+    needed = {OUTPUTS if theirs is None else theirs for taps in pairs for theirs, _ in taps}
+    missing = sorted(needed - set(cached))
+    if missing:
+        raise ValueError(
+            f"The cache does not hold what the penalties need. Expected {sorted(needed)}. "
+            f"Received: {sorted(cached)}. Write it anew with lgg.teacher_cache(teacher, "
+            "penalties, data) and these penalties."
+        )
 
 
 def _target(penalty, y):

@@ -13,7 +13,7 @@ from autodiff import BACKEND
 import keras_lgg as lgg
 
 PUBLIC = {
-    lgg: ["Distiller", "GeometryModel", "Penalty"],
+    lgg: ["Distiller", "GeometryModel", "Penalty", "teacher_cache"],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
         "Arrays",
