@@ -1,0 +1,105 @@
+"""Measure what the geometry costs and write docs/performance.md.
+
+python -m benchmarks                          # TensorFlow, without and with XLA
+KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
+python -m benchmarks --quick                  # a minute, nothing written
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from benchmarks import losses, memory, steps
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
+NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
+
+
+def sections(args, jit):
+    """Caption and rows of each table."""
+    sizes = (128, 512) if args.quick else (128, 512, 2048, 8192)
+    widths = (64,) if args.quick else (64, 128, 512)
+    common = {"jit": jit, "seconds": args.seconds}
+
+    def networks(cases):
+        return list(cases)[: 1 if args.quick else None]
+
+    yield "Loss and gradient, against the dense form", losses.ratios(sizes, widths, **common)
+    yield (
+        "Loss and gradient, against the bare matrix products",
+        losses.against_products(losses.SHAPES[:1] if args.quick else losses.SHAPES, **common),
+    )
+    yield (
+        "Growth of the time with the batch",
+        losses.exponents(sizes=(512, 1024) if args.quick else losses.SIZES, **common),
+    )
+    yield (
+        "Peak memory above the inputs, in MiB (dense form in brackets)",
+        memory.peaks((512,) if args.quick else (2048, 8192, 32_768), d=128, jit=jit),
+    )
+    yield (
+        "Training steps with a smoothness penalty",
+        steps.geometry_steps(networks(steps.PENALIZED), **common),
+    )
+    yield (
+        "Training steps of distillation, relative to a student's step and a teacher's forward pass",
+        steps.distillation_steps(networks(steps.DISTILLED), **common),
+    )
+
+
+def table(rows):
+    """A Markdown table; prints each row as it comes."""
+    lines = []
+    for row in rows:
+        if not lines:
+            lines = ["| " + " | ".join(row) + " |", "| --- " * len(row) + "|"]
+            print(*lines, sep="\n", flush=True)
+        lines.append("| " + " | ".join(map(str, row.values())) + " |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
+    parser.add_argument("--seconds", type=float, help="for each comparison; 3, or 0.2 with --quick")
+    args = parser.parse_args()
+    args.seconds = args.seconds or (0.2 if args.quick else 3.0)
+    backend = keras.backend.backend()
+    if backend not in NAMES:
+        parser.error(f"KERAS_BACKEND is {backend!r}; expected one of {sorted(NAMES)}.")
+    for jit in (True,) if backend == "jax" else (False, True):
+        title = NAMES[backend] + (", XLA" if jit and backend != "jax" else "")
+        parts = [f"## {title}", machine()]
+        for caption, rows in sections(args, jit):
+            print(f"\n{title}: {caption}\n")
+            parts += [f"**{caption}**", table(rows)]
+        if not args.quick:
+            write(title, "\n\n".join(parts))
+
+
+def machine():
+    return (
+        f"{len(os.sched_getaffinity(0))} CPU cores, Python {platform.python_version()}, Keras "
+        f"{keras.__version__}. Medians of runs that take turns in one process."
+    )
+
+
+def write(key, text):
+    """Put a section into the page in place of the one with the same key."""
+    begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
+    before, found, rest = PAGE.read_text().partition(begin)
+    section = f"{begin}\n\n{text}\n\n{end}"
+    after = rest.partition(end)[2] if found else "\n"
+    PAGE.write_text((before if found else before.rstrip() + "\n\n") + section + after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The benchmarks compare like with like, and their page is rewritten section by section."""
+
+import numpy as np
+import pytest
+from autodiff import BACKEND, MODES, value_and_grads
+
+if BACKEND == "torch":
+    pytest.skip("the benchmarks measure TensorFlow and JAX", allow_module_level=True)
+
+from benchmarks import __main__ as command
+from benchmarks import losses, memory, steps, timing
+from keras_lgg import graphs
+from keras_lgg import losses as ours
+
+LARGE = 512
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_ours_and_the_dense_form_agree(name):
+    arrays = [np.asarray(a) for a in losses.batch(LARGE, 64)]
+    x, teacher, labels = arrays
+    (found, (gradient,)), (expected, (wanted,)) = (
+        value_and_grads(lambda x, f=form: f(x, teacher, labels), [x], MODES[-1])
+        for form in losses.LOSSES[name]
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+BLOCKED = {
+    "label smoothness, p = 2": lambda x, t, y, b: graphs.label_smoothness(
+        x, y, power=2, num_classes=10, block_size=b
+    ),
+    "GKD": lambda x, t, y, b: ours.graph_distillation(t, x, block_size=b),
+    "GKD, k = 16": lambda x, t, y, b: ours.graph_distillation(t, x, k=16, block_size=b),
+    "RKD-D": lambda x, t, y, b: ours.relational_distance(t, x, block_size=b) / LARGE,
+    "GSL": lambda x, t, y, b: ours.graph_smoothness(y, x, block_size=b),
+    "graph variation, k = 16": lambda x, t, y, b: ours.graph_variation([t, x], k=16, block_size=b),
+    "target graph": lambda x, t, y, b: ours.target_graph(y, x, block_size=b),
+}
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_blocks_of_any_size_agree_with_the_dense_form(name):
+    x, teacher, labels = (np.asarray(a) for a in losses.batch(LARGE, 64))
+    expected, (wanted,) = value_and_grads(lambda x: losses.LOSSES[name][1](x, teacher, labels), [x])
+    for block_size in (17, 128, 300, 512):
+        found, (gradient,) = value_and_grads(
+            lambda x, b=block_size: BLOCKED[name](x, teacher, labels, b), [x], MODES[1]
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_no_matrix_over_pairs_in_memory():
+    def matrix(n):
+        return 4 * n * n / 2**20
+
+    assert memory._peak("GKD", 4096, 64, 1, False) > matrix(4096)  # dense: the meter sees it
+    assert memory._peak("GKD", 8192, 64, 0, False) < 0.5 * matrix(8192)
+
+
+def test_exponent_and_medians():
+    assert timing.exponent([10, 100], [3.0, 300.0]) == pytest.approx(2)
+    calls = []
+    found = timing.medians(
+        {"a": (calls.append, "a"), "b": (calls.append, "b")}, seconds=0.0, least=3
+    )
+    assert set(found) == {"a", "b"}
+    assert calls == ["a", "b"] + 3 * ["a", "a", "b", "b"]  # compiled, then warm and measured
+
+
+def test_tables(capsys):
+    rows = list(losses.ratios((32,), (8,), jit=True, seconds=0))
+    assert [row["loss"] for row in rows] == list(losses.LOSSES)
+    assert all(float(row["dense / ours"]) > 0 for row in rows)
+    text = command.table(rows)
+    assert capsys.readouterr().out.strip() == text
+    assert text.splitlines()[0] == "| loss | d | n | ms | dense / ours |"
+
+
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")  # of Keras's distiller
+def test_training_steps(monkeypatch):
+    monkeypatch.setattr(steps, "BUILDS", 1)
+    for measure, cases in (
+        (steps.geometry_steps, steps.PENALIZED),
+        (steps.distillation_steps, steps.DISTILLED),
+    ):
+        (row,) = measure(list(cases)[:1], jit=True, seconds=0)
+        ratios = [float(value.partition(" ")[0]) for value in list(row.values())[1:]]
+        assert all(0 < ratio < 1000 for ratio in ratios)
+
+
+def test_the_page_keeps_its_other_sections(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n")
+    monkeypatch.setattr(command, "PAGE", page)
+    for key, text in (("A", "one"), ("B", "two"), ("A", "three")):
+        command.write(key, text)
+    assert page.read_text() == (
+        "# Title\n\n<!-- begin A -->\n\nthree\n\n<!-- end A -->\n\n"
+        "<!-- begin B -->\n\ntwo\n\n<!-- end B -->\n"
+    )
