@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     shared = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), shared)
@@ -25,6 +25,8 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
             shared["x_test"], shared["y_test"], verbose=0, return_dict=True
         )
         assert logs["accuracy"] > 0.7
+    predicted = shared["offline"].predict(shared["x_test"], verbose=0).argmax(axis=1)
+    assert (predicted == shared["y_test"]).mean() > 0.7
 
 
 def test_quickstart(tmp_path, capsys):
