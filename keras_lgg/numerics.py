@@ -9,11 +9,17 @@ from keras import ops
 from keras_lgg.checks import invalid
 
 
+def float_dtypes():
+    """The dtypes that geometry is computed in."""
+    # On PyTorch, Keras's own operations round float64 to float32 now and then.
+    return ("float32",) if keras.backend.backend() == "torch" else ("float32", "float64")
+
+
 def to_float(x):
-    """Tensor of x in float32, or in float64 where it is that already."""
+    """Tensor of x in float32, or in float64 where it is that already and the backend keeps it."""
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
+    return x if dtype in float_dtypes() else ops.cast(x, "float32")
 
 
 def flatten_representation(x):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import reference
 from autodiff import BACKEND, MODES, value, value_and_grads, values
+from backends import DTYPES_AND_MODES
 from cases import LABELS, batch
 from keras import ops
 
@@ -9,7 +10,6 @@ from keras_lgg import graphs
 
 TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 2e-5}, "float64": {"rtol": 1e-9, "atol": 1e-9}}
 KINDS = ["non-negative", "signed"]
-DTYPES = ["float32", "float64"]
 
 
 def assert_close(found, expected, dtype="float32"):
@@ -20,8 +20,7 @@ def assert_close(found, expected, dtype="float32"):
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "mode"), DTYPES_AND_MODES)
 @pytest.mark.parametrize("kind", KINDS)
 class TestAgainstReference:
     @pytest.mark.parametrize("metric", graphs.METRICS)

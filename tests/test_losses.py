@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 import reference
-from autodiff import FEW_MODES, MODES, differentiable, precision, value, value_and_grads
+from autodiff import FEW_MODES, differentiable, precision, value, value_and_grads
+from backends import DTYPES_AND_MODES, FLOAT64
 from cases import LABELS, LOSSES, batch
 from keras import ops
 
@@ -38,8 +39,7 @@ def assert_close(found, expected, dtype):
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * scale)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "mode"), DTYPES_AND_MODES)
 @pytest.mark.parametrize("kind", KINDS)
 class TestAgainstReference:
     @pytest.mark.parametrize("name", ROWS)
@@ -409,6 +409,7 @@ class TestClasses:
         found = losses.GraphSmoothness()(LABELS, self.Z, sample_weight=weights)
         np.testing.assert_allclose(float(found), (rows * weights).sum(), rtol=1e-5)
 
+    @FLOAT64
     def test_float64_on_demand(self):
         loss = losses.GraphDistillation(dtype="float64")
         with precision("float64"):
@@ -416,6 +417,7 @@ class TestClasses:
         expected = reference.graph_distillation(self.T, self.S).sum()
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
+    @FLOAT64
     def test_float64_representations_are_not_rounded(self):
         loss = losses.GraphDistillation()
         with precision("float64"):

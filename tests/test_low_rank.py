@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from autodiff import BACKEND, FEW_MODES, MODES, differentiable, precision, value, value_and_grads
+from backends import FLOAT64
 from keras import ops
 
 from keras_lgg import graph_differences, losses
@@ -34,6 +35,7 @@ def matrices(rng):
         yield symmetric(rng, 3), symmetric(rng, 4)
 
 
+@FLOAT64
 class TestArithmetic:
     def test_sum_product_and_multiplication(self, matrices, rng):
         a, b = matrices
@@ -146,7 +148,7 @@ class TestGraphDistillationInFactors:
         rows = differentiable(
             lambda t, s: losses.graph_distillation(t, s, **FORMS[form]),
             batch(400, 0.0),
-            FEW_MODES[0],
+            MODES[-1] if BACKEND == "jax" else "eager",
         )
         for noise in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0):
             teacher, student = batch(400, noise)
@@ -158,6 +160,7 @@ class TestGraphDistillationInFactors:
             if BACKEND != "jax":  # which traces both sides
                 assert bool(calls) == (noise <= 0.01) or 0.01 < noise < 0.3
 
+    @FLOAT64
     @pytest.mark.parametrize("mode", FEW_MODES)
     def test_value_and_gradient_are_those_of_the_pairs(self, form, mode):
         teacher, student = batch(400, 1.0, "float64")
@@ -183,7 +186,7 @@ class TestGraphDistillationInFactors:
         run = differentiable(
             lambda s, t: losses.graph_distillation(t, s, **FORMS[form]),
             batch(400, 1.0)[::-1],
-            FEW_MODES[0],
+            MODES[-1] if BACKEND == "jax" else "eager",
             wrt=1,
         )
         for make in (
@@ -199,6 +202,7 @@ class TestGraphDistillationInFactors:
             assert np.isfinite(gradient).all()
 
 
+@FLOAT64
 @pytest.mark.parametrize("mode", FEW_MODES)
 @pytest.mark.parametrize("noise", [1.0, 1e-7])
 @pytest.mark.parametrize("form", ["all", "inter"])
@@ -216,6 +220,7 @@ def test_pairs_in_blocks_stand_in_for_factors(form, noise, mode):
     np.testing.assert_allclose(gradient, wanted, atol=1e-6 * np.abs(wanted).max())
 
 
+@FLOAT64
 class TestOtherLossesInFactors:
     @pytest.mark.parametrize("mode", FEW_MODES)
     def test_target_graph(self, mode):
@@ -261,8 +266,9 @@ def test_the_cheaper_form_is_taken():
     assert not taken(ops.convert_to_tensor(1000), **cheap)  # not known when it is traced
 
 
+@FLOAT64
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["normal", "zero rows", "1e18", "1e-18"])
+@pytest.mark.parametrize("kind", ["normal", "zero rows", "1e18", "1e-14"])
 def test_products_without_pairs(kind, mode, rng):
     x, z = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))
     if kind == "zero rows":

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 from autodiff import BACKEND, FEW_MODES, MODES, value, value_and_grads
+from backends import FLOAT64
 from keras import ops
 
 from keras_lgg import graphs, losses
@@ -68,6 +69,7 @@ def test_the_result_does_not_depend_on_the_block_size(name, mode):
         )
 
 
+@FLOAT64
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_blocks_in_float64(name):
     x, t = batches("float64")

@@ -1,0 +1,33 @@
+"""The backends give the same numbers."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from autodiff import BACKEND
+from loss_values import values
+
+SCRIPT = pathlib.Path(__file__).parent / "loss_values.py"
+pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="compared from TensorFlow")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_values_and_gradients_of_every_loss(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    path = tmp_path / "values.npz"
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(path)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        check=True,
+    )
+    with np.load(path) as theirs:
+        ours = values()
+        assert set(theirs) == set(ours)
+        for name, value in ours.items():
+            scale = np.abs(value).max()
+            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=1e-5 * scale, err_msg=name)
