@@ -310,6 +310,8 @@ def label_smoothness(
     Reference: Algorithms 14(2):39; arXiv 1805.10133.
     """
     check_positive_integer("power", power)
+    if k is not None:
+        check_positive_integer("k", k)
     x = flatten_representation(x)
     check_same_length(labels=labels, x=x)
     signal = label_signal(labels, num_classes=num_classes, dtype=x.dtype)

@@ -20,6 +20,7 @@ from keras_lgg.numerics import (
 from keras_lgg.pairs import PairMatrix, combine
 from keras_lgg.products import (
     EPSILON,
+    ZERO,
     cosine_product,
     gram,
     inverse_norms,
@@ -168,7 +169,8 @@ def cosine_factors(x):
 def self_similarities(x):
     """``||x̂||**2``: 1, or less for rows that are too short to be scaled to 1."""
     squares = squared_norms(x)
-    return ops.where(squares < EPSILON**2, squares / EPSILON**2, 1.0)
+    short = ops.where(squares < ZERO**2, 0.0, squares / EPSILON**2)
+    return ops.where(squares < EPSILON**2, short, 1.0)
 
 
 def scale_rows_and_columns(matrix, weights):

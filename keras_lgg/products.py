@@ -11,6 +11,8 @@ from keras import ops
 # Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
 # a dead row stays bounded.
 EPSILON = 1e-12
+# Rows shorter than this are zero: between them, gradients leave the range of float32.
+ZERO = 1e-16
 
 
 def gram(x):
@@ -29,8 +31,9 @@ def _gram(x):
 
 
 def inverse_norms(squares):
-    """``1 / max(norm, EPSILON)`` from squared norms; NaN where these overflowed."""
-    return ops.rsqrt(ops.maximum(squares, EPSILON**2)) + 0.0 * squares
+    """``1 / max(norm, EPSILON)`` from squared norms; 0 for zero rows, NaN where they overflowed."""
+    inverse = ops.rsqrt(ops.maximum(squares, EPSILON**2)) + 0.0 * squares
+    return ops.where(squares < ZERO**2, 0.0, inverse)
 
 
 def squared_norms(x):
@@ -39,13 +42,15 @@ def squared_norms(x):
 
 
 def unit_rows(x):
-    """``x_i / max(norm, EPSILON)``, with no overflow at any scale."""
+    """``x_i / max(norm, EPSILON)``, 0 for zero rows, with no overflow at any scale."""
     # Rows are first brought to a largest entry of 1. The result does not depend on that scale,
     # so it needs no gradient.
     largest = ops.max(ops.abs(x), axis=1, keepdims=True)
     x = x / ops.stop_gradient(ops.maximum(largest, 2 * EPSILON))
-    # At least 1 for every row longer than 2 * EPSILON: the bound acts on shorter ones alone.
-    return x * ops.rsqrt(ops.maximum(squared_norms(x), 0.25))[:, None]
+    # At least 1 for every row longer than 2 * EPSILON: the bounds act on shorter ones alone.
+    squares = squared_norms(x)
+    inverse = ops.rsqrt(ops.maximum(squares, 0.25))
+    return x * ops.where(squares < (0.5 * ZERO / EPSILON) ** 2, 0.0, inverse)[:, None]
 
 
 def cosine_product(x, z):
