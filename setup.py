@@ -21,11 +21,17 @@ EXTRAS = {
     "manifolds": ["scipy>=1.13", "pyriemann>=0.7", "scikit-learn>=1.5"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
+    "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
     "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
 }
-TESTED = ("jax", "datasets", "robustness", "attacks", "examples")
-EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *(name for e in TESTED for name in EXTRAS[e])]
+TESTED = ("jax", "onnx", "datasets", "robustness", "attacks", "examples")
+EXTRAS["test"] = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "ruff>=0.8",
+    *(name for e in TESTED for name in EXTRAS[e]),
+]
 
 setup(
     name="keras_lgg",

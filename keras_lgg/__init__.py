@@ -1,6 +1,6 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
-from keras_lgg import constraints, datasets, graphs, layers, losses, robustness
+from keras_lgg import callbacks, constraints, datasets, graphs, layers, losses, robustness
 from keras_lgg.cache import teacher_cache
 from keras_lgg.models import Distiller, GeometryModel
 from keras_lgg.penalties import Penalty
@@ -11,6 +11,7 @@ __all__ = [
     "Distiller",
     "GeometryModel",
     "Penalty",
+    "callbacks",
     "constraints",
     "datasets",
     "graphs",

@@ -1,8 +1,11 @@
 """Layers that put the losses of this package inside a functional model."""
 
+import contextlib
+
 import keras
 from keras import ops
 
+from keras_lgg import replicas
 from keras_lgg.penalties import (
     check_loss,
     check_weight,
@@ -10,6 +13,7 @@ from keras_lgg.penalties import (
     loss_needs_labels,
     loss_on_layers,
 )
+from keras_lgg.taps import graph_of, is_graph
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -71,15 +75,30 @@ class GeometryPenalty(keras.layers.Layer):
             autocast=False,
             name="weight",
         )
+        # Batches of training in which the value was not finite, for `callbacks.GeometryGuard`.
+        self.not_finite = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="sum",
+            name="not_finite",
+        )
 
-    def call(self, inputs, labels=None):
+    def call(self, inputs, labels=None, training=False):
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
         value = loss_on_layers(self.loss, list(layers), labels)
+        if training:
+            finite = ops.isfinite(ops.stop_gradient(value))
+            self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
+        # Keras divides what is added by the number of replicas; the value is a replica's share.
+        value = value * replicas.local_count()
         self.add_loss(ops.cast(self.weight, value.dtype) * value)
         return layers[-1]
 
-    def compute_output_spec(self, inputs, labels=None):
+    def compute_output_spec(self, inputs, labels=None, training=False):
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
         return keras.KerasTensor(layers[-1].shape, dtype=layers[-1].dtype)
@@ -112,3 +131,66 @@ class GeometryPenalty(keras.layers.Layer):
     def from_config(cls, config):
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
+
+
+def without_penalties(model):
+    """The model to deploy: the same layers and weights, with no `GeometryPenalty` between them.
+
+    It needs nothing of this package to be loaded, and an export of it holds no trace of a
+    penalty: ``without_penalties(model).export(path)``.
+
+    Args:
+        model: Functional or Sequential model; models nested in it are searched, too.
+
+    Returns:
+        A `keras.Model` that shares the layers of ``model``. Inputs that only penalties read, such
+        as labels, are gone; what is left of a list of inputs is a single one, if it is one.
+
+    Raises:
+        ValueError: If the model is not a graph of layers.
+
+    Example:
+        >>> import keras, keras_lgg as lgg
+        >>> x = keras.Input((8,), name="x")
+        >>> y = keras.Input((), dtype="int32", name="labels")
+        >>> z = keras.layers.Dense(4, name="z")(x)
+        >>> out = lgg.layers.GeometryPenalty(lgg.losses.GraphSmoothness())(z, labels=y)
+        >>> model = keras.Model([x, y], out)
+        >>> [layer.name for layer in lgg.layers.without_penalties(model).layers]
+        ['x', 'z']
+    """
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, GeometryPenalty):
+            return args[0][-1] if isinstance(args[0], list | tuple) else args[0]
+        if is_graph(layer) and penalties_in(layer):
+            layer = without_penalties(layer)
+        return layer(*args, **kwargs)
+
+    # With `lambda layer: layer` nothing is cloned.
+    rerun = keras.models.clone_model(
+        graph_of(model, "The penalties"), clone_function=lambda layer: layer, call_function=call
+    )
+    plain = keras.Model(_read_inputs(rerun), rerun.output, name=model.name)
+    plain(plain.input)  # Keras exports to ONNX only what has been called
+    return plain
+
+
+def penalties_in(model):
+    """The `GeometryPenalty` layers of a model, those of its layers included."""
+    return [x for x in model._flatten_layers() if isinstance(x, GeometryPenalty)]
+
+
+def _read_inputs(graph):
+    """The inputs of a Functional model that its outputs depend on, in their structure."""
+    if not isinstance(graph.input, list | tuple | dict):
+        return graph.input
+    named = graph.input if isinstance(graph.input, dict) else dict(enumerate(graph.input))
+    for name in list(named):
+        others = {other: x for other, x in named.items() if other != name}
+        with contextlib.suppress(ValueError):  # that the outputs cannot be reached from the others
+            keras.Model(list(others.values()), graph.output)
+            named = others
+    if isinstance(graph.input, dict):
+        return named
+    return list(named.values()) if len(named) > 1 else next(iter(named.values()))

@@ -17,10 +17,12 @@ References:
         https://arxiv.org/abs/1904.05068
 """
 
+import copy
+
 import keras
 from keras import ops
 
-from keras_lgg import checks, graphs
+from keras_lgg import checks, graphs, replicas
 from keras_lgg.loss_functions import (
     FORMS,
     check_affinity,
@@ -50,6 +52,8 @@ class GeometryLoss(keras.losses.Loss):
         name: Name of the loss, also that of its metric.
         dtype: As in `keras.losses.Loss`; by default float32, or float64 for float64
             representations.
+        global_graph: Where several replicas share a batch: whether the graph spans all of it, as
+            on one device, or each replica has the graph of its own part.
 
     Example:
         >>> import keras
@@ -67,20 +71,54 @@ class GeometryLoss(keras.losses.Loss):
     needs_labels = False
     across_layers = False
 
-    def __init__(self, *, reduction="sum_over_batch_size", name=None, dtype=None):
+    def __init__(
+        self, *, reduction="sum_over_batch_size", name=None, dtype=None, global_graph=True
+    ):
         self._given_dtype = dtype
         default = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype or default)
+        self.global_graph = bool(global_graph)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
         if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
             wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
-            return keras.losses.Loss.__call__(wide, y_true, y_pred, sample_weight)
-        return super().__call__(y_true, y_pred, sample_weight)
+            return wide(y_true, y_pred, sample_weight)
+        replica_count = replicas.local_count()
+        if replica_count > 1:
+            return self._share(replica_count, y_true, y_pred, sample_weight)
+        parts = 1 if self.global_graph else replicas.split_count()
+        loss = self if parts == 1 else self._on_parts(parts)
+        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+
+    def _share(self, replica_count, y_true, y_pred, sample_weight):
+        """What one of several replicas adds to the value: their sum is the loss of the batch."""
+        if self.global_graph:
+            y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
+        unreduced = copy.copy(self)
+        unreduced.reduction = None
+        values = keras.losses.Loss.__call__(unreduced, y_true, y_pred, sample_weight)
+        if not self.global_graph and len(values.shape) > 0 and self.reduction == "sum":
+            return ops.sum(values)
+        return _reduced(values, sample_weight, self.reduction) / replica_count
+
+    def _on_parts(self, parts):
+        """The loss with a graph of its own for each part of the batch."""
+        split = copy.copy(self)
+
+        def call(y_true, y_pred):
+            values = replicas.on_each_part(lambda both: self.call(*both), parts, (y_true, y_pred))
+            return ops.mean(values) if len(values.shape) == 1 else ops.reshape(values, (-1,))
+
+        split.call = call
+        return split
 
     def get_config(self):
-        return {**super().get_config(), "dtype": self._given_dtype}
+        return {
+            **super().get_config(),
+            "dtype": self._given_dtype,
+            "global_graph": self.global_graph,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -99,6 +137,7 @@ class GraphDistillation(GeometryLoss):
         reduction: Defaults to ``"sum"``, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -123,8 +162,9 @@ class GraphDistillation(GeometryLoss):
         reduction="sum",
         name="graph_distillation",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
         checks.check_positive_integer("power", power)
         checks.check_choice("pairs", pairs, graphs.PAIRS)
@@ -173,6 +213,7 @@ class RelationalDistance(GeometryLoss):
         reduction: Defaults to the mean, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -192,8 +233,9 @@ class RelationalDistance(GeometryLoss):
         reduction="sum_over_batch_size",
         name="relational_distance",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(block_size=block_size)
         self.block_size = block_size
 
@@ -213,6 +255,7 @@ class RelationalAngle(GeometryLoss):
         reduction: Defaults to the mean, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -232,8 +275,9 @@ class RelationalAngle(GeometryLoss):
         reduction="sum_over_batch_size",
         name="relational_angle",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive_integer("arms", arms)
         self.arms = arms
 
@@ -258,6 +302,7 @@ class GraphSmoothness(GeometryLoss):
         reduction: Defaults to ``"sum"``, the published scale.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -279,8 +324,9 @@ class GraphSmoothness(GeometryLoss):
         reduction="sum",
         name="graph_smoothness",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive("alpha", alpha)
         _check_positive_integers(k=k, block_size=block_size)
         self.alpha = alpha
@@ -315,6 +361,7 @@ class TargetGraph(GeometryLoss):
         reduction: Defaults to ``"sum"``.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -340,8 +387,9 @@ class TargetGraph(GeometryLoss):
         reduction="sum",
         name="target_graph",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_choice("form", form, FORMS)
         checks.check_choice("metric", metric, graphs.METRICS)
         checks.check_positive("alpha", alpha)
@@ -392,6 +440,7 @@ class SmoothnessVariation(GeometryLoss):
         block_size: See `smoothness_variation`.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -416,8 +465,9 @@ class SmoothnessVariation(GeometryLoss):
         block_size=None,
         name="smoothness_variation",
         dtype=None,
+        global_graph=True,
     ):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive_integer("power", power)
         _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
         self.power = power
@@ -461,6 +511,7 @@ class GraphVariation(GeometryLoss):
         block_size: See `graph_variation`.
         name: See `GeometryLoss`.
         dtype: See `GeometryLoss`.
+        global_graph: See `GeometryLoss`.
 
     Example:
         >>> import numpy as np
@@ -473,8 +524,16 @@ class GraphVariation(GeometryLoss):
 
     across_layers = True
 
-    def __init__(self, *, k=None, block_size=None, name="graph_variation", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(
+        self,
+        *,
+        k=None,
+        block_size=None,
+        name="graph_variation",
+        dtype=None,
+        global_graph=True,
+    ):
+        super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(k=k, block_size=block_size)
         self.k = k
         self.block_size = block_size
@@ -497,6 +556,18 @@ def _check_positive_integers(**arguments):
     for name, value in arguments.items():
         if value is not None:
             checks.check_positive_integer(name, value)
+
+
+def _reduced(values, sample_weight, reduction):
+    """Values that are weighted already, reduced as `keras.losses.Loss` does on one device."""
+    if len(values.shape) == 0 or reduction in (None, "none"):
+        return values
+    total = ops.sum(values)
+    if reduction == "sum":
+        return total
+    if reduction == "mean_with_sample_weight" and sample_weight is not None:
+        return ops.divide_no_nan(total, ops.sum(ops.cast(sample_weight, total.dtype)))
+    return total / ops.cast(ops.size(values), total.dtype)
 
 
 def _has_float64(tensors):

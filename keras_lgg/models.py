@@ -2,13 +2,16 @@
 
 import contextlib
 import contextvars
+import copy
 import inspect
 
 import keras
 from keras import ops
 
+from keras_lgg import replicas
 from keras_lgg.cache import OUTPUTS, split_cached
 from keras_lgg.penalties import (
+    NotFinite,
     check_base_penalty,
     check_penalties,
     is_keras_distillation,
@@ -17,7 +20,7 @@ from keras_lgg.penalties import (
     loss_on_layers,
     teacher_student_taps,
 )
-from keras_lgg.taps import tapped_model
+from keras_lgg.taps import is_graph, tapped_model
 
 
 class PenalizedModel(keras.Model):
@@ -35,9 +38,12 @@ class PenalizedModel(keras.Model):
         # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
         self._penalty_weights = [penalty.weight for penalty in self.penalties]
         self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
+        self.not_finite = NotFinite([(p.name, self._places(p)) for p in self.penalties])
         if hasattr(core, "output_names"):
             self.output_names = core.output_names
         self.built = core.built
+        if is_graph(core):  # Keras exports to ONNX only what has been called
+            core(core.inputs[0] if isinstance(core, keras.Sequential) else core.input)
 
     def call(self, inputs, training=None):
         record = _record.get()
@@ -88,11 +94,17 @@ class PenalizedModel(keras.Model):
             total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         taps = self._recorded_taps(x, training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
-        values = self._penalty_values(x, y, y_pred, taps)
+        inputs = self._penalty_inputs(x, y_pred, taps)
+        values = [
+            self._penalty_value(penalty, found, y)
+            for penalty, found in zip(self.penalties, inputs, strict=True)
+        ]
+        if self.not_finite.watching and training:
+            self.not_finite.update_state(values, inputs)
         for penalty, metric, value in zip(
             self.penalties, self._penalty_metrics, values, strict=True
         ):
-            metric.update_state(value, sample_weight=batch)
+            metric.update_state(value * replicas.local_count(), sample_weight=batch)
             total = total + ops.cast(ops.cast(penalty.weight, value.dtype) * value, total.dtype)
         return total
 
@@ -198,16 +210,19 @@ class GeometryModel(PenalizedModel):
     def _core(self):
         return self.base
 
-    def _penalty_values(self, x, y, y_pred, taps):
-        values = []
-        for penalty in self.penalties:
-            representations = (
-                [y_pred] if penalty.taps is None else [taps[path] for path in layer_taps(penalty)]
-            )
-            needs_labels = loss_needs_labels(penalty.loss)
-            labels = self._labels(penalty, y) if needs_labels else None
-            values.append(loss_on_layers(penalty.loss, representations, labels))
-        return values
+    @staticmethod
+    def _places(penalty):
+        return ["the output"] if penalty.taps is None else layer_taps(penalty)
+
+    def _penalty_inputs(self, x, y_pred, taps):
+        return [
+            [y_pred] if penalty.taps is None else [taps[path] for path in layer_taps(penalty)]
+            for penalty in self.penalties
+        ]
+
+    def _penalty_value(self, penalty, representations, y):
+        labels = self._labels(penalty, y) if loss_needs_labels(penalty.loss) else None
+        return loss_on_layers(penalty.loss, representations, labels)
 
     def get_config(self):
         base = keras.saving.serialize_keras_object(self.base)
@@ -324,21 +339,34 @@ class Distiller(PenalizedModel):
             )
         return self._teacher.infer(x)
 
-    def _penalty_values(self, x, y, y_pred, taps):
+    @staticmethod
+    def _places(penalty):
+        return [
+            f"{name or 'the output'} of the {network}"
+            for pair in teacher_student_taps(penalty)
+            for network, name in zip(("teacher", "student"), pair, strict=True)
+        ]
+
+    def _penalty_inputs(self, x, y_pred, taps):
         teacher_outputs, teacher_taps = self._asked_teacher(x)
-        values = []
-        for penalty, pairs in zip(self.penalties, self._pairs, strict=True):
-            found = [
-                _distillation_value(
-                    penalty.loss,
+        return [
+            [
+                representation
+                for theirs, ours in pairs
+                for representation in (
                     teacher_outputs if theirs is None else teacher_taps[theirs],
                     y_pred if ours is None else taps[ours],
-                    lambda penalty=penalty: self._labels(penalty, y),
                 )
-                for theirs, ours in pairs
             ]
-            values.append(sum(found) / len(found))
-        return values
+            for pairs in self._pairs
+        ]
+
+    def _penalty_value(self, penalty, representations, y):
+        found = [
+            _distillation_value(penalty.loss, teacher, student, lambda: self._labels(penalty, y))
+            for teacher, student in zip(representations[::2], representations[1::2], strict=True)
+        ]
+        return sum(found) / len(found)
 
     def save(self, filepath, *args, include_teacher=True, **kwargs):
         """As `keras.Model.save`, with or without the teacher and its weights in the file."""
@@ -392,6 +420,26 @@ class _Untracked:
         return result if self else (result, {})
 
 
+def _share_of_functions(loss):
+    """A loss of `keras.distillation` whose value is a replica's share, as of Keras loss objects.
+
+    Keras divides what a loss object returns by the number of replicas, but not what a function
+    returns, to which a name such as "mse" resolves.
+    """
+    replica_count = replicas.local_count()
+    if replica_count == 1:
+        return loss
+
+    def share(function):
+        if function is None or isinstance(function, keras.losses.Loss):
+            return function
+        return lambda teacher, student: ops.mean(function(teacher, student)) / replica_count
+
+    divided = copy.copy(loss)
+    divided.loss = keras.tree.map_structure(share, loss.loss)
+    return divided
+
+
 def _check_cached(cached, pairs):
     needed = {OUTPUTS if theirs is None else theirs for taps in pairs for theirs, _ in taps}
     missing = sorted(needed - set(cached))
@@ -430,7 +478,7 @@ def _no_gradient():
 def _distillation_value(loss, teacher, student, get_labels):
     if is_keras_distillation(loss):  # of keras.distillation
         loss.validate_outputs(teacher, student)
-        return loss.compute_loss(teacher, student)
+        return _share_of_functions(loss).compute_loss(teacher, student)
     if getattr(loss, "needs_labels", False):
         return ops.sum(loss((teacher, get_labels()), student))
     return ops.sum(loss(teacher, student))

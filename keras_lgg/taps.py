@@ -143,22 +143,24 @@ def _rerun(model, paths, *, at, enter):
 
     # With `lambda layer: layer` nothing is cloned.
     return keras.models.clone_model(
-        _graph_of(model, paths), clone_function=lambda layer: layer, call_function=call
+        graph_of(model, f"The layers {list(paths)}"),
+        clone_function=lambda layer: layer,
+        call_function=call,
     )
 
 
-def _graph_of(model, paths):
-    """A plain Functional model over the layers of ``model``."""
+def graph_of(model, wanted):
+    """A plain Functional model over the layers of ``model``; ``wanted`` begins the errors."""
     if not is_graph(model):
         if isinstance(model, keras.Sequential):
             raise ValueError(
-                f"The layers {list(paths)} of the Sequential model '{model.name}' cannot be tapped "
-                "yet. Expected a model that knows its input shape. Received: one that has not been "
-                "built. Start it with keras.Input(shape), or call model.build(input_shape) first."
+                f"{wanted} of the Sequential model '{model.name}' cannot be reached yet. Expected "
+                "a model that knows its input shape. Received: one that has not been built. Start "
+                "it with keras.Input(shape), or call model.build(input_shape) first."
             )
         kind = type(model).__name__
         raise ValueError(
-            f"The layers {list(paths)} of '{model.name}' cannot be tapped. Expected a Functional "
+            f"{wanted} of '{model.name}' cannot be reached. Expected a Functional "
             f"or Sequential model, whose layers form a graph. Received: a {kind}, whose "
             "call() is Python code that a tap cannot look into. Rebuild it with the functional "
             "API (keras.Model(inputs, outputs)), or put a keras_lgg.layers.GeometryPenalty inside "
@@ -171,7 +173,7 @@ def _graph_of(model, paths):
         plain = type(graph)
     if type(model).call is not plain.call:
         raise ValueError(
-            f"The layers {list(paths)} of '{model.name}' cannot be tapped. Expected a Functional "
+            f"{wanted} of '{model.name}' cannot be reached. Expected a Functional "
             f"or Sequential model as it comes. Received: a {type(model).__name__}, which overrides "
             "call(): its code would be passed over. Move that code into a layer of the graph."
         )

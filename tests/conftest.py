@@ -9,6 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+# Scripts that tests start in processes of their own.
+collect_ignore = ["interrupted_training.py", "loss_values.py", "replica_training.py"]
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -1,6 +1,8 @@
 import keras
 import numpy as np
 import pytest
+from autodiff import to_numpy
+from backends import needs
 from keras import layers
 
 import keras_lgg as lgg
@@ -37,13 +39,13 @@ def test_is_the_identity():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(out), b)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=needs("`jit_compile=True`"))])
 def test_adds_the_weighted_loss_to_fit_and_evaluate(jit):
     model = model_with_penalty(0.3)
     model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=jit)
-    penalty = float(lgg.losses.graph_variation(hidden(model)))
+    penalty = float(to_numpy(lgg.losses.graph_variation(hidden(model))))
     supervised = keras.losses.sparse_categorical_crossentropy(LABELS, model(X))
-    expected = float(np.mean(np.asarray(supervised))) + 0.3 * penalty
+    expected = float(np.mean(to_numpy(supervised))) + 0.3 * penalty
     assert penalty > 0.01
     for found in (
         model.evaluate(X, LABELS, batch_size=20, verbose=0),
@@ -79,14 +81,14 @@ def test_labels_as_an_input():
     model.compile(keras.optimizers.SGD(0.0), loss=None)
     z = model([X, LABELS])
     found = model.evaluate([X, LABELS], batch_size=20, verbose=0)
-    expected = 0.5 * np.sum(np.asarray(lgg.losses.graph_smoothness(LABELS, z)))
+    expected = 0.5 * np.sum(to_numpy(lgg.losses.graph_smoothness(LABELS, z)))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_averages_a_loss_on_single_layers():
     layer = lgg.layers.GeometryPenalty(lgg.losses.GraphSmoothness(), weight=2.0)
     layer([X, 3 * X], labels=LABELS)
-    expected = sum(np.sum(np.asarray(lgg.losses.graph_smoothness(LABELS, f * X))) for f in (1, 3))
+    expected = sum(np.sum(to_numpy(lgg.losses.graph_smoothness(LABELS, f * X))) for f in (1, 3))
     np.testing.assert_allclose(float(layer.losses[0]), expected, rtol=1e-4)
 
 
@@ -98,7 +100,7 @@ def test_keeps_masks():
     short, padded = np.array([[1, 2, 3, 0, 0]] * 2), np.array([[1, 2, 3, 0, 0]] * 2)
     embedding, lstm = masked.layers[1], masked.layers[-1]
     expected = lstm(embedding(short)[:, :3])
-    np.testing.assert_allclose(masked(padded), expected, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(masked(padded)), to_numpy(expected), rtol=1e-5)
 
 
 def test_takes_the_mask_of_its_last_input_alone():
@@ -166,3 +168,55 @@ def test_inside_a_student():
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         call()
+
+
+class TestWithoutPenalties:
+    def test_shares_the_layers(self):
+        model = model_with_penalty()
+        plain = lgg.layers.without_penalties(model)
+        assert [layer.name for layer in plain.layers[1:]] == ["h1", "h2", "head"]
+        assert plain.get_layer("h1") is model.get_layer("h1")
+        np.testing.assert_array_equal(plain.predict(X, verbose=0), model.predict(X, verbose=0))
+        model(X)
+        assert len(model.losses) == 1
+        assert plain(X).shape == (20, 3)
+        assert plain.losses == []
+
+    @pytest.mark.parametrize("form", [list, dict])
+    def test_inputs_that_penalties_alone_read_are_gone(self, form):
+        x, y = keras.Input((6,), name="x"), keras.Input((), dtype="int32", name="y")
+        other = keras.Input((6,), name="other")
+        z = layers.Add()([x, other])
+        z = lgg.layers.GeometryPenalty(lgg.losses.GraphSmoothness())(z, labels=y)
+        inputs = {"x": x, "y": y, "other": other} if form is dict else [x, y, other]
+        plain = lgg.layers.without_penalties(keras.Model(inputs, z))
+        assert isinstance(plain.input, form)
+        assert sorted(tensor.name for tensor in plain.inputs) == ["other", "x"]
+
+    def test_searches_nested_models(self):
+        inner = model_with_penalty()
+        inputs = keras.Input((6,))
+        plain = lgg.layers.without_penalties(keras.Model(inputs, layers.ReLU()(inner(inputs))))
+        plain(X)
+        assert plain.losses == []
+        expected = np.maximum(inner.predict(X, verbose=0), 0)
+        np.testing.assert_allclose(plain.predict(X, verbose=0), expected, rtol=1e-6)
+
+    def test_the_mask_stays(self):
+        ids = keras.Input((5,), dtype="int32")
+        h = layers.Embedding(7, 4, mask_zero=True)(ids)
+        h = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation())([2 * h, h])
+        model = keras.Model(ids, layers.LSTM(3)(h))
+        padded = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+        plain = lgg.layers.without_penalties(model)
+        np.testing.assert_allclose(
+            plain.predict(padded, verbose=0), model.predict(padded, verbose=0), rtol=1e-6
+        )
+
+    def test_a_model_that_is_no_graph(self):
+        class Own(keras.Model):
+            def call(self, x):
+                return x
+
+        with pytest.raises(ValueError, match=r"penalties of 'own' cannot be reached.*Received: a"):
+            lgg.layers.without_penalties(Own(name="own"))

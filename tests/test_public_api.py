@@ -3,16 +3,20 @@
 import inspect
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
+import backends
 import keras
 import pytest
 from autodiff import BACKEND
 
 import keras_lgg as lgg
 
+ROOT = pathlib.Path(__file__).parent.parent
 PUBLIC = {
+    lgg.callbacks: ["AtomicBackup", "GeometryGuard"],
     lgg: ["Distiller", "GeometryModel", "Penalty", "teacher_cache"],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
@@ -32,7 +36,7 @@ PUBLIC = {
         "similarity",
         "smoothness",
     ],
-    lgg.layers: ["GeometryPenalty"],
+    lgg.layers: ["GeometryPenalty", "without_penalties"],
     lgg.losses: [
         "GeometryLoss",
         "GraphDistillation",
@@ -95,7 +99,13 @@ def test_options_are_keyword_only(public):
 
 def is_saved(public):
     """Whether models hold it: not the tools around trained models."""
-    tools = (lgg.datasets.__name__, "keras_lgg.attacks", "keras_lgg.corruptions", "robustness")
+    tools = (
+        lgg.datasets.__name__,
+        lgg.callbacks.__name__,
+        "keras_lgg.attacks",
+        "keras_lgg.corruptions",
+        "robustness",
+    )
     return inspect.isclass(public) and not public.__module__.endswith(tools)
 
 
@@ -133,3 +143,7 @@ def test_importing_is_cheap():
         "print(time.perf_counter() - start)"
     )
     assert any(float(run(code)) < 0.1 for _ in range(5))  # machines are noisy
+
+
+def test_the_support_table_is_made_of_the_skips():
+    assert backends.table() in (ROOT / "docs" / "backends.md").read_text()

@@ -1,0 +1,156 @@
+"""Callbacks for training under geometry penalties."""
+
+import math
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+
+from keras_lgg.layers import penalties_in
+from keras_lgg.models import PenalizedModel
+
+WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # of a backup
+
+
+class GeometryGuard(keras.callbacks.Callback):
+    """Stops a training in which a geometry penalty is no longer finite, and says where.
+
+    Without it, one NaN in a penalty makes every weight NaN, and ``fit`` goes on in silence. The
+    weights of the stopped model are lost all the same: go on from a checkpoint
+    (`keras.callbacks.BackupAndRestore`) with what the error advises.
+
+    Raises:
+        ValueError: In ``fit``, if the model has no geometry penalty.
+        FloatingPointError: After the step in which a penalty, or the loss, was NaN or infinite. It
+            names the penalty, the taps that were not finite, and the step.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="h")])
+        >>> model = lgg.GeometryModel(base, [lgg.Penalty(lgg.losses.GraphSmoothness(), taps="h")])
+        >>> model.compile("sgd")
+        >>> x, y = np.full((2, 4), np.nan, "float32"), np.array([0, 1])
+        >>> try:
+        ...     model.fit(x, y, verbose=0, callbacks=[lgg.callbacks.GeometryGuard()])
+        ... except FloatingPointError as error:
+        ...     print(str(error).split(". ")[0])
+        The penalty 'graph_smoothness' is not finite at step 1
+    """
+
+    def on_train_begin(self, logs=None):
+        if not isinstance(self.model, PenalizedModel) and not penalties_in(self.model):
+            raise ValueError(
+                f"The model '{self.model.name}' has nothing to guard. Expected a GeometryModel, a "
+                "Distiller, or a model with GeometryPenalty layers. Received: a "
+                f"{type(self.model).__name__} with none of them. Leave out GeometryGuard, or use "
+                "keras.callbacks.TerminateOnNaN."
+            )
+        self._watch(True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        scalars = [float(v) for v in (logs or {}).values() if np.ndim(v) == 0]
+        if not all(map(math.isfinite, scalars)):
+            if keras.backend.backend() == "jax":  # which keeps the state of a step beside the model
+                self.model.jax_state_sync()
+            raise FloatingPointError(self._message())
+
+    def on_train_end(self, logs=None):
+        self._watch(False)
+
+    def _watch(self, watching):
+        """Have the training step keep count; it is compiled anew."""
+        if isinstance(self.model, PenalizedModel):
+            self.model.not_finite.watching = watching
+            self.model.make_train_function(force=True)
+
+    def _message(self):
+        step = int(self.model.optimizer.iterations)
+        found = list(self._found())
+        if not found:
+            return (
+                f"The loss is not finite at step {step}. Expected a finite loss. Received: NaN or "
+                "inf, while the geometry penalties were finite: look at the compiled loss, the "
+                "data and the learning rate."
+            )
+        penalty, places = found[0]
+        if places:
+            received = f"NaN or inf at {', '.join(map(repr, places))}"
+            advice = "Look at the data, lower the learning rate or the weight, or clip gradients."
+        else:
+            received = "finite ones, on which the loss itself overflowed"
+            advice = "Bound their scale, for instance by a normalisation, or lower its power."
+        return (
+            f"The penalty '{penalty}' is not finite at step {step}. Expected finite "
+            f"representations. Received: {received}. {advice}"
+        )
+
+    def _found(self):
+        """Names of the penalties that were not finite, with the places that were not."""
+        if isinstance(self.model, PenalizedModel):
+            yield from self.model.not_finite.found()
+        for layer in penalties_in(self.model):
+            if float(layer.not_finite):
+                yield layer.name, ["its inputs"]
+
+
+class AtomicBackup(keras.callbacks.Callback):
+    """Lets a training that was killed go on from its last whole epoch, whenever the kill came.
+
+    It does what `keras.callbacks.BackupAndRestore` does at the end of an epoch, and closes two gaps
+    of Keras 3.15. Keras writes the weights and then, into another file, the epoch: a process
+    killed in between trains one epoch too many, and one killed while it writes cannot go on. Here
+    one rename puts a backup in place. And Keras does not keep the seeds of dropout and of other
+    random layers: here they go on where they were.
+
+    The weights are those of an uninterrupted training where an epoch sees the same batches
+    whatever came before it, and the operations are deterministic
+    (``tf.config.experimental.enable_op_determinism()``).
+
+    Args:
+        backup_dir: Folder of the backup; it is removed at the end of the training.
+
+    Example:
+        >>> import tempfile, keras, numpy as np, keras_lgg as lgg
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.compile("sgd", "mse")
+        >>> backup = lgg.callbacks.AtomicBackup(tempfile.mkdtemp() + "/backup")
+        >>> _ = model.fit(np.ones((6, 4)), np.ones((6, 3)), epochs=2, verbose=0, callbacks=[backup])
+    """
+
+    def __init__(self, backup_dir):
+        super().__init__()
+        self.backup_dir = pathlib.Path(backup_dir)
+
+    def on_train_begin(self, logs=None):
+        latest = max(self._backups(), default=None)
+        if latest is None:
+            return
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self.model.load_weights(latest / WEIGHTS)
+        with np.load(latest / SEEDS) as seeds:
+            for variable, value in zip(self._seeds(), seeds.values(), strict=True):
+                variable.assign(value)
+        # As Keras's own callback tells fit() where to begin.
+        self.model._initial_epoch = int(latest.name)
+
+    def on_epoch_end(self, epoch, logs=None):
+        older = self._backups()
+        unfinished = self.backup_dir / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        self.model.save_weights(unfinished / WEIGHTS)
+        np.savez(unfinished / SEEDS, *map(keras.ops.convert_to_numpy, self._seeds()))
+        unfinished.rename(self.backup_dir / f"{epoch + 1:06}")
+        for path in older:
+            shutil.rmtree(path)
+
+    def on_train_end(self, logs=None):
+        shutil.rmtree(self.backup_dir, ignore_errors=True)
+
+    def _backups(self):
+        return [path for path in self.backup_dir.glob("*") if path.name.isdigit()]
+
+    def _seeds(self):
+        return [v for v in self.model.variables if v.path.endswith("seed_generator_state")]
