@@ -422,6 +422,37 @@ class TestWaysToTrain:
         assert models._record.get() is None
 
 
+EVERY_LOSS = {
+    "smoothness_variation": lgg.losses.SmoothnessVariation(power=3, k=3, relative=True),
+    "graph_variation": lgg.losses.GraphVariation(k=3),
+    "graph_smoothness": lgg.losses.GraphSmoothness(k=3, reduction="sum_over_batch_size"),
+    "target_graph": lgg.losses.TargetGraph(metric="rbf", reduction="sum_over_batch_size"),
+    "graph_distillation": lgg.losses.GraphDistillation(pairs="inter", k=3, power=2),
+    "relational_distance": lgg.losses.RelationalDistance(),
+    "relational_angle": lgg.losses.RelationalAngle(),
+}
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles every fit, PyTorch none")
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_every_loss_trains_under_xla_as_without(name):
+    loss = EVERY_LOSS[name]
+    results = []
+    for jit in (False, True):
+        keras.utils.set_random_seed(1)
+        base = network(batch_norm=False)
+        if loss.needs_teacher:
+            penalty = lgg.Penalty(loss, [("h1", "h1"), ("h2", "h2")], 0.1)
+            model = lgg.Distiller(network(16, batch_norm=False), base, [penalty])
+        else:
+            model = lgg.GeometryModel(base, [lgg.Penalty(loss, ["h1", "h2"], 0.1)])
+        model.compile(keras.optimizers.SGD(0.01), XE, jit_compile=jit)
+        model.fit(X[:20], LABELS[:20], batch_size=10, epochs=2, shuffle=False, verbose=0)
+        results.append(weights(base))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 class TestPenaltyWeights:
     @BOTH
     def test_are_variables_that_a_callback_can_schedule(self, make):
