@@ -40,7 +40,7 @@ def geometry_model():
 
 
 def distiller():
-    penalty = lgg.Penalty(lgg.losses.GraphDistillation(k=3), [("h1", "h1"), ("h2", "h2")], 10.0)
+    penalty = lgg.Penalty(lgg.losses.GraphDistillation(), [("h1", "h1"), ("h2", "h2")], 10.0)
     return lgg.Distiller(network(48), network(), [penalty])
 
 
@@ -84,7 +84,7 @@ def test_a_step_is_that_of_float32(name, policy):
     assert half.dtype == np.float32
     # Layers are rounded to 8 bits of bfloat16, or 11 of float16, which the differences of nearly
     # equal graphs feel.
-    tolerance = {"mixed_bfloat16": 0.15, "mixed_float16": 0.02}[policy]
+    tolerance = {"mixed_bfloat16": 0.3, "mixed_float16": 0.02}[policy]
     assert np.linalg.norm(half - full) < tolerance * np.linalg.norm(full)
 
 

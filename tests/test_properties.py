@@ -13,7 +13,7 @@ from keras import ops
 from keras_lgg import graphs, losses
 
 # PyTorch draws most: eager TensorFlow is slower, and JAX compiles each new shape.
-CASES = int(os.environ.get("PROPERTY_CASES", {"jax": 15, "tensorflow": 50}.get(BACKEND, 260)))
+CASES = int(os.environ.get("PROPERTY_CASES", {"jax": 8, "tensorflow": 50}.get(BACKEND, 260)))
 HOUSE_FORM = re.compile(r"Expected .*\. Received: ", re.DOTALL)
 every = settings(
     max_examples=CASES,

@@ -93,11 +93,12 @@ def printed(lines):
     return dict(line.split(maxsplit=1) for line in lines if not line.startswith("[Gloo]"))
 
 
-class TestExample:
-    @pytest.fixture(scope="class")
-    def one_device(self):
-        return printed(outputs([start(EXAMPLE, "--quick")])[0])
+@pytest.fixture(scope="module")
+def one_device():
+    return printed(outputs([start(EXAMPLE, "--quick")])[0])
 
+
+class TestExample:
     def test_several_devices(self, one_device):
         found = printed(outputs([start(EXAMPLE, "--quick", "--devices", 2)])[0])
         assert ":1; batches of 128" in found["ran"]
