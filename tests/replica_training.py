@@ -13,6 +13,8 @@ import argparse
 import contextlib
 import json
 import os
+import pathlib
+import pickle
 
 PARSER = argparse.ArgumentParser(description=__doc__)
 PARSER.add_argument("replicas", type=int)
@@ -21,6 +23,7 @@ PARSER.add_argument("--local", action="store_true", help="with global_graph=Fals
 PARSER.add_argument("--process", type=int, help="of as many processes as replicas, on JAX")
 PARSER.add_argument("--port", type=int, help="where the first process listens")
 PARSER.add_argument("--model-parallel", action="store_true", help="weights sharded, on JAX")
+PARSER.add_argument("--known", help="file of the trainings on one device, written if missing")
 ARGS = PARSER.parse_args()
 REPLICAS, SAMPLES, GLOBAL = ARGS.replicas, ARGS.samples, not ARGS.local
 BATCH, EPOCHS = 16, 5
@@ -162,13 +165,20 @@ def _relative(a, b):
 def main():
     if ARGS.process is not None:
         keras.distribution.initialize(f"127.0.0.1:{ARGS.port}", REPLICAS, ARGS.process)
-    report = {}
+    report, known = {}, {}
+    path = ARGS.known and pathlib.Path(ARGS.known)
+    if path and path.exists():
+        known = pickle.loads(path.read_bytes())
     for name, build, loss in cases():
-        one, one_logs = train(build, loss)
+        if name not in known:
+            known[name] = train(build, loss)
+        one, one_logs = known[name]
         with replicas():
             several, several_logs = train(build, loss, split=ARGS.process is not None)
         apart = max(_relative(a, b) for a, b in zip(one, several, strict=True))
         report[name] = {"apart": apart, "logs": [one_logs, several_logs]}
+    if path and not path.exists():
+        path.write_bytes(pickle.dumps(known))
     print(json.dumps(report))
 
 

@@ -11,8 +11,13 @@ pytest.importorskip("sklearn", reason="the examples need the extra examples")
 
 import common
 import networks
+from autodiff import BACKEND
 
 from keras_lgg.perturbations import DataPerturbation
+
+SLOW_ON_JAX = pytest.mark.skipif(
+    BACKEND == "jax", reason="XLA takes minutes to compile all these networks; others run them"
+)
 
 
 @pytest.fixture
@@ -105,6 +110,7 @@ def test_corruptions_are_relative_to_plain():
     assert found["ours", "mCE"] == pytest.approx(100 * (1 / 4) / (1 / 4 + 2 / 4))
 
 
+@SLOW_ON_JAX
 def test_distillation(run, tmp_path):
     import distillation
 
@@ -138,6 +144,7 @@ def test_embeddings(run, tmp_path):
         assert model.output_shape == (None, 12)
 
 
+@SLOW_ON_JAX
 @pytest.mark.parametrize("name", ["robustness", "distillation", "embeddings"])
 def test_select_compares_on_validation(run, name, monkeypatch):
     """--select never touches the test split."""

@@ -144,8 +144,8 @@ def test_bfloat16_learns_digits_as_well():
                 ]
             )
             model = lgg.GeometryModel(base, [lgg.Penalty(penalty, ["h1", "h2"], 1.0)])
-            model.compile(keras.optimizers.Adam(2e-3), CROSS_ENTROPY, metrics=["accuracy"])
-            model.fit(images[train], labels[train], batch_size=100, epochs=15, verbose=0)
+            model.compile(keras.optimizers.Adam(3e-3), CROSS_ENTROPY, metrics=["accuracy"])
+            model.fit(images[train], labels[train], batch_size=100, epochs=10, verbose=0)
             logs = model.evaluate(images[test], labels[test], verbose=0, return_dict=True)
         return logs["accuracy"]
 

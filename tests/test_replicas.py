@@ -17,6 +17,12 @@ SCRIPT = pathlib.Path(__file__).parent / "replica_training.py"
 EXAMPLE = SCRIPT.parent.parent / "examples" / "data_parallel.py"
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Where the first script leaves the trainings on one device for the others."""
+    return "--known", tmp_path_factory.mktemp("replicas") / "one_device.pickle"
+
+
 def trainings(*arguments):
     return json.loads(outputs([start(SCRIPT, *arguments)])[0][-1])
 
@@ -52,8 +58,8 @@ def assert_as_one_device(report, count):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_graphs_span_the_global_batch(count):
-    assert_as_one_device(trainings(count), 13)
+def test_graphs_span_the_global_batch(count, known):
+    assert_as_one_device(trainings(count, *known), 13)
 
 
 @needs("batches that replicas share unevenly")
@@ -63,23 +69,23 @@ def test_an_uneven_last_batch():
     assert all(case["apart"] < 1e-5 for case in report.values()), report
 
 
-def test_local_graphs_are_others():
-    report = trainings(2, "--local")
+def test_local_graphs_are_others(known):
+    report = trainings(2, "--local", *known)
     assert len(report) == 11
     for name, case in report.items():
         assert case["apart"] > 5e-5, name
 
 
 @needs("several devices, `keras.distribution`")
-def test_sharded_weights():
-    assert_as_one_device(trainings(4, "--model-parallel"), 13)
+def test_sharded_weights(known):
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 13)
 
 
 @needs("several processes, `fit`")
 @pytest.mark.parametrize("local", [[], ["--local"]], ids=["global", "local"])
-def test_two_processes(local):
+def test_two_processes(local, known):
     port = free_port()
-    both = [start(SCRIPT, 2, *local, "--process", i, "--port", port) for i in range(2)]
+    both = [start(SCRIPT, 2, *local, *known, "--process", i, "--port", port) for i in range(2)]
     for lines in outputs(both):
         report = json.loads(lines[-1])
         if local:
