@@ -17,8 +17,8 @@ class GeometryGuard(keras.callbacks.Callback):
     """Stops a training in which a geometry penalty is no longer finite, and says where.
 
     Without it, one NaN in a penalty makes every weight NaN, and ``fit`` goes on in silence. The
-    weights of the stopped model are lost all the same: go on from a checkpoint
-    (`keras.callbacks.BackupAndRestore`) with what the error advises.
+    weights of the stopped model are lost all the same: go on from a checkpoint (`AtomicBackup`)
+    with what the error advises. Watching the taps makes the steps of small networks slower.
 
     Raises:
         ValueError: In ``fit``, if the model has no geometry penalty.

@@ -51,7 +51,7 @@ class GeometryLoss(keras.losses.Loss):
         reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
         name: Name of the loss, also that of its metric.
         dtype: As in `keras.losses.Loss`; by default float32, or float64 for float64
-            representations.
+            representations (on PyTorch, where Keras rounds to float32, always that).
         global_graph: Where several replicas share a batch: whether the graph spans all of it, as
             on one device, or each replica has the graph of its own part.
 

@@ -70,7 +70,7 @@ class NotFinite(keras.metrics.Metric):
     """Counts, for each penalty and each place it looks at, the batches that were not finite.
 
     The counts are of one epoch, since Keras resets metrics, and are not logged. A training step
-    that is compiled while ``watching`` is true keeps them; it is slower, by a tenth for an MLP.
+    that is compiled while ``watching`` is true keeps them, and is the slower for it.
 
     Args:
         places: List of the name of each penalty with the names of the places it looks at.
