@@ -17,7 +17,7 @@ collect_ignore = ["interrupted_training.py", "loss_values.py", "replica_training
 def seeded():
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # to collect garbage would double the time
 
 
 @pytest.fixture
