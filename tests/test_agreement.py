@@ -29,5 +29,7 @@ def test_values_and_gradients_of_every_loss(backend, tmp_path):
         ours = values()
         assert set(theirs) == set(ours)
         for name, value in ours.items():
-            scale = np.abs(value).max()
-            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=1e-5 * scale, err_msg=name)
+            # A relative variation is a difference of numbers near 1, whose rounding it keeps.
+            rounding = 5e-7 if name.startswith("smoothness-variation-relative") else 0.0
+            bound = 1e-5 * np.abs(value).max() + rounding
+            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=bound, err_msg=name)
