@@ -144,8 +144,8 @@ def fit(model, data, epochs, strategy):
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync
-    data = data.unbatch().batch(args.batch_size // replicas)
-    data = strategy.distribute_datasets_from_function(lambda context: data)
+    of_replica = data.unbatch().batch(args.batch_size // replicas)
+    distributed = strategy.distribute_datasets_from_function(lambda context: of_replica)
     history = {}
 
     @tf.function
@@ -154,7 +154,7 @@ def fit(model, data, epochs, strategy):
 
     for _ in range(epochs):
         model.reset_metrics()
-        for batch in data:
+        for batch in distributed:
             step(batch)
         for name, value in model.get_metrics_result().items():
             history.setdefault(name, []).append(float(value))

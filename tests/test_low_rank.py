@@ -14,6 +14,8 @@ from keras_lgg.low_rank import LowRank, add, power_difference, product, row_squa
 from keras_lgg.products import cosine_product, gram
 
 N = 12
+# Of a function that many batches run through: eager JAX compiles each operation alone.
+QUICK_MODE = "jit" if BACKEND == "jax" else "eager"
 LABELS = np.random.default_rng(5).integers(0, 3, 400)
 
 
@@ -148,7 +150,7 @@ class TestGraphDistillationInFactors:
         rows = differentiable(
             lambda t, s: losses.graph_distillation(t, s, **FORMS[form]),
             batch(400, 0.0),
-            MODES[-1] if BACKEND == "jax" else "eager",
+            QUICK_MODE,
         )
         for noise in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0):
             teacher, student = batch(400, noise)
@@ -186,7 +188,7 @@ class TestGraphDistillationInFactors:
         run = differentiable(
             lambda s, t: losses.graph_distillation(t, s, **FORMS[form]),
             batch(400, 1.0)[::-1],
-            MODES[-1] if BACKEND == "jax" else "eager",
+            QUICK_MODE,
             wrt=1,
         )
         for make in (
