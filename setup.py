@@ -18,6 +18,7 @@ EXTRAS = {
     "plots": ["matplotlib>=3.8", "networkx>=3.2"],
     "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
+    "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
     "manifolds": ["scipy>=1.13", "pyriemann>=0.7", "scikit-learn>=1.5"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
@@ -25,7 +26,7 @@ EXTRAS = {
     "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
     "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
 }
-TESTED = ("jax", "onnx", "datasets", "robustness", "attacks", "examples")
+TESTED = ("jax", "onnx", "datasets", "robustness", "attacks", "relative", "examples")
 EXTRAS["test"] = [
     "pytest>=8",
     "hypothesis>=6.100",

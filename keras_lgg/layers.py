@@ -1,4 +1,4 @@
-"""Layers that put the losses of this package inside a functional model."""
+"""Layers for models of your own: geometry losses inside them, and relative representations."""
 
 import contextlib
 
@@ -13,7 +13,10 @@ from keras_lgg.penalties import (
     loss_needs_labels,
     loss_on_layers,
 )
-from keras_lgg.taps import graph_of, is_graph
+from keras_lgg.relative_layer import RelativeRepresentation, with_fixed_anchors
+from keras_lgg.taps import called_anew, is_graph
+
+__all__ = ["GeometryPenalty", "RelativeRepresentation", "with_fixed_anchors", "without_penalties"]
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -167,10 +170,7 @@ def without_penalties(model):
             layer = without_penalties(layer)
         return layer(*args, **kwargs)
 
-    # With `lambda layer: layer` nothing is cloned.
-    rerun = keras.models.clone_model(
-        graph_of(model, "The penalties"), clone_function=lambda layer: layer, call_function=call
-    )
+    rerun = called_anew(model, call, "The penalties")
     plain = keras.Model(_read_inputs(rerun), rerun.output, name=model.name)
     plain(plain.input)  # Keras exports to ONNX only what has been called
     return plain

@@ -41,16 +41,16 @@ def squared_norms(x):
     return ops.sum(ops.square(x), axis=1)
 
 
-def unit_rows(x):
-    """``x_i / max(norm, EPSILON)``, 0 for zero rows, with no overflow at any scale."""
+def unit_rows(x, epsilon=EPSILON):
+    """``x_i / max(norm, epsilon)``, 0 for zero rows, with no overflow at any scale."""
     # Rows are first brought to a largest entry of 1. The result does not depend on that scale,
     # so it needs no gradient.
     largest = ops.max(ops.abs(x), axis=1, keepdims=True)
-    x = x / ops.stop_gradient(ops.maximum(largest, 2 * EPSILON))
-    # At least 1 for every row longer than 2 * EPSILON: the bounds act on shorter ones alone.
+    x = x / ops.stop_gradient(ops.maximum(largest, 2 * epsilon))
+    # At least 1 for every row longer than 2 * epsilon: the bounds act on shorter ones alone.
     squares = squared_norms(x)
     inverse = ops.rsqrt(ops.maximum(squares, 0.25))
-    return x * ops.where(squares < (0.5 * ZERO / EPSILON) ** 2, 0.0, inverse)[:, None]
+    return x * ops.where(squares < (0.5 * ZERO / epsilon) ** 2, 0.0, inverse)[:, None]
 
 
 def cosine_product(x, z):

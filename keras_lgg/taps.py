@@ -141,11 +141,17 @@ def _rerun(model, paths, *, at, enter):
             outputs = layer(*args, **kwargs)
         return at(layer.name, outputs) if layer.name in paths else outputs
 
+    return called_anew(model, call, f"The layers {list(paths)}")
+
+
+def called_anew(model, call, wanted):
+    """The graph of a model, each layer of which is called by ``call(layer, *args, **kwargs)``.
+
+    Nothing is copied. ``wanted`` begins the errors, see `graph_of`.
+    """
     # With `lambda layer: layer` nothing is cloned.
     return keras.models.clone_model(
-        graph_of(model, f"The layers {list(paths)}"),
-        clone_function=lambda layer: layer,
-        call_function=call,
+        graph_of(model, wanted), clone_function=lambda layer: layer, call_function=call
     )
 
 

@@ -183,3 +183,51 @@ def numerical_gradient(function, x, step=1e-6):
         shifted[index] -= 2 * step
         gradient[index] = (above - function(shifted)) / (2 * step)
     return gradient
+
+
+def normalized_by_anchors(x, anchors, normalization="none"):
+    """Samples and anchors by the statistics of the anchors."""
+    x, a = rows(x), rows(anchors)
+    count, width = a.shape
+    if normalization == "none":
+        return x, a
+    mean = sum(a) / count
+    x, a = x - mean, a - mean
+    if normalization == "standardize":
+        for j in range(width):
+            deviation = np.sqrt(sum(a[i, j] ** 2 for i in range(count)) / count)
+            if deviation > 0:
+                x[:, j], a[:, j] = x[:, j] / deviation, a[:, j] / deviation
+    if normalization == "whiten":
+        covariance = sum(np.outer(row, row) for row in a) / count
+        if count <= width:
+            covariance += 1e-6 * np.trace(covariance) / width * np.eye(width)
+        variances, axes = np.linalg.eigh(covariance)
+        root = np.zeros((width, width))
+        for variance, axis in zip(variances, axes.T, strict=True):
+            if variance > 1e-12 * variances[-1]:
+                root += np.outer(axis, axis) / np.sqrt(variance)
+        x, a = x @ root, a @ root
+    return x, a
+
+
+def relative_entry(x, a, similarity, p=2.0, eps=1e-12):
+    """The similarity of one sample and one anchor."""
+    cosine = x @ a / (max(np.linalg.norm(x), eps) * max(np.linalg.norm(a), eps))
+    differences = [abs(u - v) for u, v in zip(x, a, strict=True)]
+    return {
+        "cosine": lambda: cosine,
+        "inner": lambda: x @ a / np.sqrt(len(a)),
+        "angular": lambda: np.arccos(np.clip(cosine, -1, 1)) / np.pi,
+        "euclidean": lambda: np.sqrt(sum(d**2 for d in differences)),
+        "l1": lambda: sum(differences),
+        "lp": lambda: sum(d**p for d in differences) ** (1 / p),
+    }[similarity]()
+
+
+def relative_codes(x, anchors, similarity="cosine", normalization="none", p=2.0, eps=1e-12):
+    x, a = normalized_by_anchors(x, anchors, normalization)
+    if similarity == "basis_change":
+        # Singular values of the rounding of a mean that should be 0 do not count.
+        return np.array([np.linalg.lstsq(a.T, row, rcond=1e-9)[0] for row in x])
+    return np.array([[relative_entry(row, b, similarity, p, eps) for b in a] for row in x])

@@ -48,6 +48,25 @@ def distiller():
     return trained(lgg.Distiller(*networks, [penalty]))
 
 
+def relative_network(kind):
+    """A network on relative codes, of fixed anchors or with an encoder, to deploy."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,), name="x")
+    h1 = layers.Dense(16, "relu", name="h1")(x)
+    h2 = layers.Dense(16, "relu", name="h2")(h1)
+    h2 = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation(k=3), weight=0.1)([h1, h2])
+    options = {"similarity": ["cosine", "euclidean"], "normalization": "standardize"}
+    if kind == "fixed":
+        anchors = np.random.default_rng(1).normal(size=(5, 16))
+        codes = lgg.layers.RelativeRepresentation(anchors, **options)(h2)
+    else:
+        encoder = keras.Model(x, h2, name="encoder")
+        codes = lgg.layers.RelativeRepresentation(X[:5], encoder=encoder, **options)(x)
+    model = keras.Model(x, layers.Dense(3, name="out")(codes))
+    model(X)  # Keras exports to ONNX only what has been called
+    return lgg.layers.with_fixed_anchors(model) if kind == "encoder" else model
+
+
 MODELS = {
     "base": lambda: geometry_model().base,
     "student": lambda: distiller().student,
@@ -83,23 +102,45 @@ def test_saved_model(name, tmp_path):
         assert len(loaded.variables) == len(plain.variables)
 
 
+def exported_to_onnx(model, path):
+    """The operations of the program in ONNX, and the shapes of its constants."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
+        model.export(path, format="onnx", verbose=False)
+    graph = onnx.load(path).graph
+    operations = collections.Counter(node.op_type for node in graph.node)
+    return operations, sorted(tuple(i.dims) for i in graph.initializer)
+
+
+def run_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: X})[0]
+
+
 @EXPORTED
 def test_onnx(name, tmp_path):
-    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-
-    def exported(model, path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
-            model.export(path, format="onnx", verbose=False)
-        graph = onnx.load(path).graph
-        return [node.op_type for node in graph.node], len(graph.initializer)
-
     model = MODELS[name]()
     path = str(tmp_path / "model.onnx")
-    found = exported(model, path)
-    session = runtime.InferenceSession(path)
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: X})
-    np.testing.assert_allclose(outputs, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+    found = exported_to_onnx(model, path)
+    np.testing.assert_allclose(run_onnx(path), model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
     plain = trained(network(penalties=False))
-    assert found == exported(plain, str(tmp_path / "plain.onnx"))
+    assert found == exported_to_onnx(plain, str(tmp_path / "plain.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["fixed", "encoder"])
+def test_relative_codes(kind, tmp_path):
+    model = relative_network(kind)
+    expected = model.predict(X, verbose=0)
+    loaded, _ = saved_model(model, str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(X), expected, rtol=1e-5, atol=1e-6)
+    anchor_inputs = (5, 8)
+    assert anchor_inputs not in [tuple(v.shape) for v in loaded.variables]
+    found = exported_to_onnx(model, str(tmp_path / "model.onnx"))
+    np.testing.assert_allclose(run_onnx(str(tmp_path / "model.onnx")), expected, 1e-5, 1e-6)
+    plain = lgg.layers.without_penalties(model)
+    assert found == exported_to_onnx(plain, str(tmp_path / "plain.onnx"))
+    assert anchor_inputs not in found[1]

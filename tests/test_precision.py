@@ -103,6 +103,49 @@ def test_the_geometry_is_computed_in_float32(policy):
     np.testing.assert_allclose(logs["smoothness_variation"], float(expected), rtol=1e-5)
 
 
+@POLICIES
+@pytest.mark.parametrize("encoded", [False, True])
+def test_relative_codes_are_computed_in_float32(encoded, policy):
+    """Of two nearly equal directions far from 0, which 16 bits cannot tell apart."""
+    samples = 100.0 + np.array([[0, 0, 0], [0, 1, 0], [3, 0, 1]], "float32")
+    options = {"similarity": "euclidean", "normalization": "center"}
+    with under(policy):
+        encoder = layers.Identity() if encoded else None
+        layer = lgg.layers.RelativeRepresentation(samples[:2], encoder=encoder, **options)
+        found = layer(samples)
+    assert keras.ops.dtype(found) == policy.removeprefix("mixed_")
+    held = layer.anchors if encoded else layer.weights[0]
+    assert keras.ops.dtype(held) == "float32"
+    expected = np.linalg.norm(samples[:, None] - samples[None, :2], axis=2)
+    found = to_numpy(keras.ops.cast(found, "float32"))
+    np.testing.assert_allclose(found, expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [({}, "mixed_float16"), ({"refresh_every": 2, "normalization": "whiten"}, "mixed_bfloat16")],
+    ids=str,
+)
+def test_relative_codes_of_a_network_in_16_bits(options, policy):
+    with under(policy):
+        encoder = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(3), layers.BatchNormalization()]
+        )
+        codes = lgg.layers.RelativeRepresentation(X[:5], encoder=encoder, **options)
+        model = keras.Sequential([keras.Input((6,)), codes, layers.Dense(4, dtype="float32")])
+        model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+        losses = model.fit(X, LABELS, batch_size=10, epochs=5, verbose=0).history["loss"]
+        x, anchors = encoder(X), encoder(X[:5])
+        found = codes(X)
+    assert losses[-1] < losses[0]
+    assert keras.ops.dtype(x) == keras.ops.dtype(found) == policy.removeprefix("mixed_")
+    options = {"normalization": options.get("normalization", "none")}
+    expected = to_numpy(lgg.relative.relative_projection(x, anchors, **options))
+    assert expected.dtype == np.float32
+    found = to_numpy(keras.ops.cast(found, "float32"))
+    np.testing.assert_allclose(found, expected, rtol=2**-8, atol=1e-5)
+
+
 def test_small_gradients_survive_by_loss_scaling():
     """Gradients of a penalty that float16 alone would round to 0."""
     changes = {}

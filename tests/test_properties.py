@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_lgg import graphs, losses
+from keras_lgg import graphs, losses, projection, relative
 
 # PyTorch draws most: eager TensorFlow is slower, and JAX compiles each new shape.
 CASES = int(os.environ.get("PROPERTY_CASES", {"jax": 8, "tensorflow": 50}.get(BACKEND, 260)))
@@ -216,3 +216,60 @@ def test_graphs_of_an_adjacency(data):
     check(graphs.normalize_degrees, adjacency)
     check(lambda a: ops.cast(graphs.knn_mask(a, k=k), "float32"), adjacency)
     check(lambda a: graphs.smoothness(a, signal, power=power, normalized=normalized), adjacency)
+
+
+# Most of these shapes are new to JAX.
+seldom = settings(every, max_examples=2 if BACKEND == "jax" else CASES)
+similarities = st.sampled_from(projection.SIMILARITIES)
+several = mostly(similarities | st.lists(similarities, min_size=1, max_size=3), [[], "dot", None])
+
+
+def among(choices):
+    return mostly(st.sampled_from(choices), ["other", None])
+
+
+@seldom
+@given(data=st.data())
+def test_relative_projection(data):
+    x = data.draw(batches())
+    width = int(np.prod(x.shape[1:]))
+    anchors = data.draw(batches())
+    if data.draw(st.integers(0, 9)):  # mostly of the same width
+        rng = np.random.default_rng(data.draw(seeds))
+        anchors = rng.normal(size=(data.draw(st.integers(1, 9)), width)).astype("float32")
+        if data.draw(st.booleans()):  # duplicates, or samples that are anchors
+            flat = ops.reshape(ops.cast(x, "float32"), (-1, width))
+            rows = ops.convert_to_numpy(flat)
+            anchors = np.concatenate([anchors, anchors[:1], rows])
+    options = {
+        "similarity": data.draw(several),
+        "normalization": data.draw(among(projection.NORMALIZATIONS)),
+        "pool": data.draw(among(projection.POOLS)),
+        "p": data.draw(mostly(st.floats(1.0, 20.0), [0.5, *WRONG_COUNTS])),
+        "eps": data.draw(positives),
+    }
+    check(lambda x, a: relative.relative_projection(x, a, **options), x, anchors)
+
+
+@seldom
+@given(data=st.data())
+def test_codes_in_steps_and_classes(data):
+    codes = data.draw(batches())
+    options = {
+        "bin_size": data.draw(positives),
+        "method": data.draw(among(projection.QUANTIZATIONS)),
+    }
+    check(lambda c: relative.quantize(c, **options), codes)
+    if len(codes.shape) > 1:
+        rng = np.random.default_rng(data.draw(seeds))
+        anchor_labels = rng.integers(0, 2, data.draw(same(codes.shape[-1])))
+        check(lambda c: relative.class_codes(c, anchor_labels), codes)
+
+
+@seldom
+@given(data=st.data())
+def test_densification(data):
+    x = data.draw(batches())
+    given_labels = data.draw(st.none() | labels(data.draw(same(x.shape[0]))))
+    beta = data.draw(positives)
+    check(lambda x: relative.densification_loss(x, given_labels, beta=beta), x)

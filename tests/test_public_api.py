@@ -36,7 +36,12 @@ PUBLIC = {
         "similarity",
         "smoothness",
     ],
-    lgg.layers: ["GeometryPenalty", "without_penalties"],
+    lgg.layers: [
+        "GeometryPenalty",
+        "RelativeRepresentation",
+        "with_fixed_anchors",
+        "without_penalties",
+    ],
     lgg.losses: [
         "GeometryLoss",
         "GraphDistillation",
@@ -53,6 +58,24 @@ PUBLIC = {
         "relational_distance",
         "smoothness_variation",
         "target_graph",
+    ],
+    lgg.relative: [
+        "Affine",
+        "DensificationLoss",
+        "InverseRelative",
+        "LeastSquares",
+        "Procrustes",
+        "StitchingReport",
+        "anchor_statistics",
+        "class_codes",
+        "compare_spaces",
+        "densification_loss",
+        "linear_cka",
+        "quantize",
+        "relative_projection",
+        "select_anchors",
+        "stitch",
+        "stitching_matrix",
     ],
     lgg.robustness: [
         "ArtAttack",
@@ -104,6 +127,8 @@ def is_saved(public):
         lgg.callbacks.__name__,
         "keras_lgg.attacks",
         "keras_lgg.corruptions",
+        "keras_lgg.stitching",
+        "keras_lgg.translation",
         "robustness",
     )
     return inspect.isclass(public) and not public.__module__.endswith(tools)
