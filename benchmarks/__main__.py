@@ -2,6 +2,7 @@
 
 python -m benchmarks                          # TensorFlow, without and with XLA
 KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
+python -m benchmarks relative                 # one part alone: geometry, relative
 python -m benchmarks --quick                  # a minute, nothing written
 """
 
@@ -14,14 +15,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import losses, memory, steps
+from benchmarks import losses, memory, projections, steps
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
 
 
-def sections(args, jit):
-    """Caption and rows of each table."""
+def geometry(args, jit):
+    """Caption and rows of each table on the losses."""
     sizes = (128, 512) if args.quick else (128, 512, 2048, 8192)
     widths = (64,) if args.quick else (64, 128, 512)
     common = {"jit": jit, "seconds": args.seconds}
@@ -52,6 +53,18 @@ def sections(args, jit):
     )
 
 
+def relative(args, jit):
+    """Caption and rows of the table on relative projections."""
+    shapes = projections.SHAPES[1:] if args.quick else projections.SHAPES
+    yield (
+        "Relative projection, with the statistics of the anchors given",
+        projections.ratios(shapes, jit=jit, seconds=args.seconds),
+    )
+
+
+PARTS = {"geometry": geometry, "relative": relative}
+
+
 def table(rows):
     """A Markdown table; prints each row as it comes."""
     lines = []
@@ -68,6 +81,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {list(PARTS)}; all of them")
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
     parser.add_argument("--seconds", type=float, help="for each comparison; 3, or 0.2 with --quick")
     args = parser.parse_args()
@@ -75,14 +89,23 @@ def main():
     backend = keras.backend.backend()
     if backend not in NAMES:
         parser.error(f"KERAS_BACKEND is {backend!r}; expected one of {sorted(NAMES)}.")
-    for jit in (True,) if backend == "jax" else (False, True):
-        title = NAMES[backend] + (", XLA" if jit and backend != "jax" else "")
-        parts = [f"## {title}", machine()]
-        for caption, rows in sections(args, jit):
-            print(f"\n{title}: {caption}\n")
-            parts += [f"**{caption}**", table(rows)]
-        if not args.quick:
-            write(title, "\n\n".join(parts))
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f"Unknown part {part!r}; expected some of {list(PARTS)}.")
+    for part in args.parts or PARTS:
+        for jit in (True,) if backend == "jax" else (False, True):
+            measure(part, args, jit, NAMES[backend] + (", XLA" if jit and backend != "jax" else ""))
+
+
+def measure(part, args, jit, program):
+    """Print the tables of a part, and write them."""
+    title = program if part == "geometry" else f"{program}: {part}"
+    texts = [f"## {title}", machine()]
+    for caption, rows in PARTS[part](args, jit):
+        print(f"\n{title}: {caption}\n")
+        texts += [f"**{caption}**", table(rows)]
+    if not args.quick:
+        write(title, "\n\n".join(texts))
 
 
 def machine():

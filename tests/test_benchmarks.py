@@ -8,7 +8,7 @@ if BACKEND == "torch":
     pytest.skip("the benchmarks measure TensorFlow and JAX", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import losses, memory, steps, timing
+from benchmarks import losses, memory, projections, steps, timing
 from keras_lgg import graphs
 from keras_lgg import losses as ours
 
@@ -77,6 +77,29 @@ def test_tables(capsys):
     text = command.table(rows)
     assert capsys.readouterr().out.strip() == text
     assert text.splitlines()[0] == "| loss | d | n | ms | dense / ours |"
+
+
+def test_projections():
+    rows = list(projections.ratios(((64, 8, 4),), jit=True, seconds=0))
+    assert [(row["similarity"], row["normalization"]) for row in rows] == list(projections.KINDS)
+    assert all(float(row["ours / bare product"]) > 0 for row in rows)
+
+
+def test_a_part_alone_and_a_wrong_one(monkeypatch, capsys, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n")
+    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(projections, "SHAPES", ((64, 8, 4),))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "relative", "--seconds", "0.01"])
+    command.main()
+    titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
+    name = command.NAMES[BACKEND]
+    programs = [name] if BACKEND == "jax" else [name, f"{name}, XLA"]
+    assert titles == [f"## {program}: relative" for program in programs]
+    monkeypatch.setattr("sys.argv", ["benchmarks", "relatives"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "'relatives'" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")  # of Keras's distiller
