@@ -94,7 +94,7 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
     jit_compile = keras.backend.backend() == "jax"
     model.compile(optimizer, loss, metrics=list(metrics), jit_compile=jit_compile)
     keras.utils.set_random_seed(seed)
-    progress = _Progress(f"seed {seed}  {label}", args.epochs)
+    progress = Progress(f"seed {seed}  {label}", args.epochs)
     model.fit(
         data.train,
         validation_data=data.validation,
@@ -105,7 +105,9 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
     )
 
 
-class _Progress(keras.callbacks.Callback):
+class Progress(keras.callbacks.Callback):
+    """One line an epoch."""
+
     def __init__(self, label, epochs):
         super().__init__()
         self._label, self._epochs = label, epochs
@@ -147,16 +149,17 @@ def _path(args, name):
     return pathlib.Path(args.output) / f"{args.data}_{name.replace(' ', '_')}.keras"
 
 
-def describe(values):
-    """Mean ± standard deviation (of a sample) with one digit."""
-    mean = f"{np.mean(values):.1f}"
-    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+def describe(values, *, digits=1):
+    """Mean ± standard deviation (of a sample), with so many digits behind the point."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def summary(frame, rows, columns):
+def summary(frame, rows, columns, *, digits=1):
     """A table of texts, mean ± std over the seeds; ``rows`` and ``columns`` name the keys."""
     order = {key: list(dict.fromkeys(frame[key])) for key in (rows, columns)}
-    cells = frame.groupby([rows, columns])["value"].apply(lambda v: describe(v.to_numpy()))
+    groups = frame.groupby([rows, columns])["value"]
+    cells = groups.apply(lambda values: describe(values.to_numpy(), digits=digits))
     table = cells.unstack(columns).reindex(order[rows])[order[columns]]
     table.columns.name = table.index.name = None
     return table.fillna("")
@@ -213,7 +216,7 @@ def finish_selection(args, name, frame, caption, conclusion):
     table = summary(frame, "variant", "metric")
     print(f"\n{caption}\n{table.to_string()}\n\n{conclusion}")
     if args.record:
-        title = f"{name.capitalize()}: {_title(args)}, how its settings were chosen"
+        title = f"{_title(args, name)}, how its settings were chosen"
         text = "\n\n".join(
             [
                 f"## {title}",
@@ -230,13 +233,13 @@ def _slug(name, args):
     return "_".join([name, *args.subject])
 
 
-def _title(args):
-    return ", ".join(args.subject)
+def _title(args, name):
+    return f"{name.replace('_', ' ').capitalize()}: {', '.join(args.subject)}"
 
 
 def _section(args, name, frame, tables, picture, explanation):
-    parts = [f"## {name.capitalize()}: {_title(args)}", *_how(args, name, frame), explanation]
-    parts.append(f"![{name}, {_title(args)}]({picture})")
+    parts = [f"## {_title(args, name)}", *_how(args, name, frame), explanation]
+    parts.append(f"![{name}, {', '.join(args.subject)}]({picture})")
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)

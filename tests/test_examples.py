@@ -145,6 +145,166 @@ def test_embeddings(run, tmp_path):
 
 
 @SLOW_ON_JAX
+def test_stitching_autoencoders(run):
+    import stitching_autoencoders
+
+    values, page, output = run(stitching_autoencoders)
+    check_record(page, output, "stitching_autoencoders", values)
+    relative, permuted, absolute, translated = (
+        values[f"AE, {name}"]
+        for name in ("relative", "permuted anchors", "absolute", "absolute, Procrustes")
+    )
+    ratio = "stitched / own"
+    assert relative[ratio] < 2
+    assert translated[ratio] < 3
+    assert permuted[ratio] > 3
+    assert absolute[ratio] > 3
+    assert relative["stitched, MSE (1e-3)"] < 0.5 * absolute["stitched, MSE (1e-3)"]
+    for metric in ("cosine (%)", "Jaccard@10 (%)", "MRR (%)", "head, other (%)"):
+        assert relative[metric] > absolute[metric] + 20
+    assert relative["head, other (%)"] > relative["head, own (%)"] - 8
+
+
+@SLOW_ON_JAX
+def test_variational_autoencoders_are_stitched_too(run):
+    import stitching_autoencoders
+
+    values, *_ = run(stitching_autoencoders, "--kinds", "VAE", "--epochs", "4")
+    ratio = "stitched / own"
+    assert values["VAE, relative", ratio] < min(1.5, values["VAE, absolute", ratio])
+    sampling = stitching_autoencoders.Sampling(outputs=10, seed=0)
+    mean, log_variance = np.full((4000, 3), 2.0, "float32"), np.zeros((4000, 3), "float32")
+    samples = keras.ops.convert_to_numpy(sampling(mean, log_variance, training=True))
+    assert np.abs(samples.mean(axis=0) - 2).max() < 0.1
+    assert np.abs(samples.std(axis=0) - 1).max() < 0.1
+    # KL of N(2, 1) and N(0, 1) is 2 for each of the three, over ten outputs.
+    assert float(sampling.losses[0]) == pytest.approx(3 * 2 / 10)
+    still = keras.ops.convert_to_numpy(sampling(mean, log_variance))
+    np.testing.assert_array_equal(still, mean)
+
+
+@SLOW_ON_JAX
+def test_stitching_classifiers(run):
+    import stitching_classifiers as example
+
+    values, page, output = run(example)
+    check_record(page, output, "stitching_classifiers", values.filter(like="head"))
+    for space in (example.RELATIVE, example.POST_HOC):
+        assert values[space, "own head"] > 90
+        assert values[space, "other seed"] > 80
+        assert values[space, "other architecture"] > 80
+    for metric in ("other seed", "other architecture"):
+        assert values[example.ABSOLUTE, metric] < 35
+        assert values[example.PERMUTED, metric] < 35
+    assert values[example.ABSOLUTE, "own head"] > 90
+    pairs = values[example.RELATIVE].filter(like="→")
+    assert len(pairs) == 16
+    own = [pairs[f"{name} → {name}"] for name in example.NAMES]
+    assert np.mean(own) == pytest.approx(values[example.RELATIVE, "own head"])
+
+
+@SLOW_ON_JAX
+def test_relative_distillation(run):
+    import relative_distillation
+
+    values, page, output = run(relative_distillation)
+    check_record(page, output, "relative_distillation", values)
+    errors = values.xs(relative_distillation.OWN, level="metric")
+    assert errors["relative teacher"] < 8
+    assert (errors < 40).all()
+    stitched = values.xs(relative_distillation.TEACHERS, level="metric")
+    # Nothing ties an absolute student that learns alone to its teacher's axes.
+    assert stitched["absolute, alone"] > 60
+    assert stitched[stitched.index.str.startswith("relative")].max() < 50
+
+
+@SLOW_ON_JAX
+def test_compare_spaces(run, monkeypatch, tmp_path):
+    import compare_spaces
+
+    arrays = common.datasets.arrays("digits")
+    untested = arrays._replace(test=tuple(part[:0] for part in arrays.test))
+    monkeypatch.setattr(common, "load", lambda args: untested)
+    trainings = {name: compare_spaces.TRAININGS[name] for name in ("SGD 0.1", "SGD 0.003")}
+    monkeypatch.setattr(compare_spaces, "TRAININGS", trainings)
+    values, page, output = run(compare_spaces, "--widths", "24", "--epochs", "8")
+    assert "    python examples/compare_spaces.py --quick" in page
+    assert "results_compare_spaces_digits.png" in page
+    assert (tmp_path / "results_compare_spaces_digits.png").stat().st_size > 10_000
+    for metric in (compare_spaces.OVER_EPOCHS, compare_spaces.OVER_RUNS):
+        for name in compare_spaces.SIMILARITIES:
+            assert -1 <= values[name, metric] <= 1
+            assert f"{values[name, metric]:.2f}" in page
+            assert f"{values[name, metric]:.2f}" in output
+        for name in (compare_spaces.CENTRED, compare_spaces.CKA):
+            assert values[name, metric] > 0.5
+    accuracy = values.xs(compare_spaces.ACCURACY, level="metric").groupby("variant").max()
+    assert len(accuracy) == 6
+    assert accuracy.max() > 0.9
+    assert accuracy.min() < 0.6, "without poor runs there is nothing to tell"
+    assert all(f"{100 * value:.1f}" in page for value in accuracy)
+    for name in (compare_spaces.RELATIVE, compare_spaces.CENTRED, compare_spaces.CKA):
+        similarity = values.xs(name, level="metric")
+        assert len(similarity) == 6 * 8
+        assert similarity.max() == pytest.approx(1, abs=1e-5), "of the reference itself"
+
+
+def test_correlations_by_hand():
+    """Of runs that have learnt, where r is defined, without that of the reference."""
+    import compare_spaces
+
+    runs = {
+        "MLP 8, SGD 0.1": ([0.6, 0.8, 1.0], [0.9, 1.0, 0.9]),  # the reference
+        "MLP 8, Adam 0.001": ([0.6, 0.7, 0.8], [0.3, 0.4, 0.5]),  # r = 1
+        "CNN 8, SGD 0.1": ([0.6, 0.8, 0.7], [0.5, 0.5, 0.5]),  # undefined
+        "CNN 8, Adam 0.001": ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]),  # has not learnt
+        "tanh MLP 8, SGD 0.1": ([0.5, 0.6, 0.9], [0.5, 0.6, 0.9]),  # r = 1
+        "tanh MLP 8, SGD 0.003": ([0.9, 0.5, 0.4], [0.1, 0.5, 0.6]),  # r = -1
+    }
+    rows = [
+        {"variant": variant, "metric": metric, "value": value, "epoch": epoch}
+        for variant, (accuracies, similarities) in runs.items()
+        for epoch in range(3)
+        for metric, value in (
+            (compare_spaces.ACCURACY, accuracies[epoch]),
+            (compare_spaces.RELATIVE, similarities[epoch]),
+        )
+    ]
+    found = {row["metric"]: row["value"] for row in compare_spaces.correlations(rows)}
+    best = np.array([[0.8, 0.5], [0.8, 0.5], [0.3, 0.1], [0.9, 0.9], [0.9, 0.1]])
+    expected = {
+        compare_spaces.OVER_EPOCHS: 1 / 3,
+        compare_spaces.ALIKE_EPOCHS: 1,
+        compare_spaces.OVER_RUNS: np.corrcoef(best.T)[0, 1],
+        compare_spaces.ALIKE_RUNS: 1,
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_anchors(run, tmp_path):
+    import anchors
+
+    values, page, output = run(anchors, "--counts", "10", "500", "--at", "50")
+    check_record(page, output, "anchors", values)
+    assert (tmp_path / "results_anchors_digits.png").stat().st_size > 10_000
+    absolute = values[anchors.ABSOLUTE]
+    assert absolute[anchors.SWAPPED] < 40
+    assert absolute[anchors.OWN] > 90
+    for method in anchors.METHODS:
+        few, many = values[method, "Jaccard@10"]
+        assert many > few
+        assert many > 5 * absolute["Jaccard@10"]
+        few, many = values[method, anchors.SWAPPED]
+        assert many > few
+        assert many > 90
+        assert min(values[method, "MRR"]) > absolute["MRR"]
+        assert min(values[method, "cosine"]) > absolute["cosine"] + 20
+    assert values["uniform, center", "cosine"] < values["uniform, none", "cosine"]
+    for name in (anchors.FIRST, anchors.SECOND):
+        check_is_plain(tmp_path / f"out/digits_{name}.keras", (8, 8, 1))
+
+
+@SLOW_ON_JAX
 @pytest.mark.parametrize("name", ["robustness", "distillation", "embeddings"])
 def test_select_compares_on_validation(run, name, monkeypatch):
     """--select never touches the test split."""

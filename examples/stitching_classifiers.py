@@ -1,0 +1,198 @@
+"""Does the head of one classifier work on the encoder of another, of another architecture?
+
+Trains four classifiers a seed, two architectures from two initial weights each, three ways:
+relative to the same anchors, end to end; absolute; and absolute with a head trained afterwards on
+relative codes of the frozen encoder ("post hoc"). Then puts every head on every encoder. Nothing is
+trained in between.
+
+    python examples/stitching_classifiers.py --quick            # digits, under a minute
+    python examples/stitching_classifiers.py                    # MNIST
+    python examples/stitching_classifiers.py --data cifar10 --epochs 10
+
+Controls: the anchors of one network in another order ("permuted anchors"), and absolute latents,
+of one width in all networks. The protocol is that of Moschella et al., ICLR 2023; nothing was
+chosen by these results. Prints its tables and writes, into --output, the accuracy matrices as heat
+maps. Needs the extras ``examples``, ``relative`` and, for data other than digits, ``datasets``.
+"""
+
+import common
+import keras
+import networks
+import numpy as np
+from keras import layers
+
+import keras_lgg as lgg
+
+RELATIVE, POST_HOC, ABSOLUTE = "relative", "relative, post hoc", "absolute"
+PERMUTED = "permuted anchors"
+NETWORKS = {
+    "CNN": networks.small_cnn,
+    "ResNet": lambda shape, outputs: networks.wide_resnet(shape, outputs, depth=10),
+}
+NAMES = [f"{name} {i}" for name in NETWORKS for i in (1, 2)]
+
+
+def encoder(args, data, name):
+    network = NETWORKS[name](data.shape, args.width)
+    squash = [layers.BatchNormalization(momentum=0.9), layers.Activation("tanh")]
+    return keras.Sequential([keras.Input(data.shape), network, *squash])
+
+
+def head(codes, classes):
+    """Its normalisation of the codes is its own, and goes with it."""
+    return keras.Sequential(
+        [keras.Input((codes,)), layers.LayerNormalization(epsilon=1e-5), layers.Dense(classes)]
+    )
+
+
+def with_codes(data, network, anchors, indices):
+    layer = lgg.layers.RelativeRepresentation(anchors, encoder=network, indices=indices)
+    return keras.Sequential([keras.Input(data.shape), layer])
+
+
+def train(args, arrays, seed, label, halves_of):
+    data = common.pipelines(arrays, args, seed)
+    keras.utils.set_random_seed(seed)
+    first, second = halves_of(data)
+    model = keras.Sequential([first, second])
+    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+    return first, second
+
+
+def post_hoc(args, data, labels, pixels, absolute, anchors, indices):
+    """A head on relative codes of an encoder that was trained without them."""
+    first = lgg.layers.with_fixed_anchors(with_codes(data, absolute, anchors, indices))
+    codes = first.predict(pixels, verbose=0)
+    second = head(args.anchors, data.classes)
+    second.compile(keras.optimizers.Adam(1e-2), common.cross_entropy())
+    second.fit(codes, labels, batch_size=args.batch_size, epochs=args.epochs, verbose=0)
+    return first, second
+
+
+def run_seed(args, seed):
+    """Train all networks, and stitch: rows for `common.run_seeds`."""
+    arrays = common.load(args)
+    if args.samples < len(arrays.train[0]):
+        images, labels = arrays.train
+        keep = lgg.relative.select_anchors(
+            images, args.samples, method="stratified", labels=labels, seed=seed
+        )
+        arrays = arrays._replace(train=(images[keep], labels[keep]))
+    images, labels = arrays.train
+    indices = lgg.relative.select_anchors(
+        images, args.anchors, method="stratified", labels=labels, seed=seed
+    )
+    data = common.pipelines(arrays, args, seed)
+    pixels, test = (
+        keras.ops.convert_to_numpy(data.normalization(part[0].astype("float32") / 255))
+        for part in (arrays.train, arrays.test)
+    )
+    anchors = pixels[indices]
+    models = {RELATIVE: [], ABSOLUTE: [], POST_HOC: []}
+    for i, label in enumerate(NAMES):
+        name = label.split()[0]
+        own_seed = len(NAMES) * seed + i
+
+        def relative(data, name=name):
+            first = with_codes(data, encoder(args, data, name), anchors, indices)
+            return first, head(args.anchors, data.classes)
+
+        def absolute(data, name=name):
+            return encoder(args, data, name), head(args.width, data.classes)
+
+        for space, halves_of in ((RELATIVE, relative), (ABSOLUTE, absolute)):
+            models[space].append(train(args, arrays, own_seed, f"{label}, {space}", halves_of))
+        first = models[ABSOLUTE][-1][0]
+        models[POST_HOC].append(post_hoc(args, data, labels, pixels, first, anchors, indices))
+    return stitched(models, (test, arrays.test[1]))
+
+
+def stitched(models, test):
+    """A row for each pair, and the means over them."""
+    end_to_end = lgg.relative.stitching_matrix(
+        models[RELATIVE], test, "accuracy", absolute=models[ABSOLUTE]
+    )
+    afterwards = lgg.relative.stitching_matrix(models[POST_HOC], test, "accuracy")
+    matrices = {
+        RELATIVE: end_to_end.relative,
+        POST_HOC: afterwards.relative,
+        ABSOLUTE: end_to_end.absolute,
+        PERMUTED: end_to_end.permuted,
+    }
+    rows = []
+    for space, matrix in matrices.items():
+        percent = 100 * np.asarray(matrix)
+        for i, name in enumerate(NAMES):
+            for j, other in enumerate(NAMES):
+                rows.append(
+                    {"variant": space, "metric": f"{name} → {other}", "value": percent[i, j]}
+                )
+        architectures = np.array([name.split()[0] for name in NAMES])
+        same = architectures[:, None] == architectures[None, :]
+        own = np.eye(len(NAMES), dtype=bool)
+        measured = {"own head": own, "other seed": same & ~own, "other architecture": ~same}
+        rows += [
+            {"variant": space, "metric": metric, "value": percent[mask].mean()}
+            for metric, mask in measured.items()
+        ]
+    return rows
+
+
+def draw(frame):
+    """The accuracy matrices, means over the seeds."""
+    spaces = [RELATIVE, POST_HOC, ABSOLUTE, PERMUTED]
+    figure, axes = common.figure(1, len(spaces), (11, 3.8))
+    means = frame.groupby(["variant", "metric"])["value"].mean()
+    for axis, space in zip(axes[0], spaces, strict=True):
+        matrix = np.array([[means[space, f"{a} → {b}"] for b in NAMES] for a in NAMES])
+        axis.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
+        for (i, j), value in np.ndenumerate(matrix):
+            color = "black" if value > 55 else "white"
+            axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
+        axis.set(title=space, xlabel="head of", xticks=range(len(NAMES)), yticks=range(len(NAMES)))
+        axis.set_xticklabels(NAMES, rotation=45, ha="right")
+        axis.set_yticklabels(NAMES if axis is axes[0][0] else [])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    axes[0][0].set_ylabel("encoder of")
+    figure.suptitle("accuracy on the test split, in %")
+    return figure
+
+
+def parse(argv):
+    options = common.parser(__doc__, "stitching_classifiers", epochs=3, batch_size=128)
+    add = options.add_argument
+    add("--samples", type=int, default=20_000, help="of the training split")
+    add("--anchors", type=int, default=200)
+    add("--width", type=int, default=64, help="of the latents")
+    return common.arguments(options, argv, quick={"epochs": 5, "anchors": 50})
+
+
+def main(argv=None):
+    """Returns the results as a table of ``variant, metric, value, seed``; accuracies in %."""
+    args = parse(argv)
+    frame = common.run_seeds(run_seed, args)
+    means = frame[~frame["metric"].str.contains("→")]
+    pairs = frame[frame["metric"].str.contains("→") & (frame["variant"] == RELATIVE)]
+    tables = {
+        "Accuracy on the test split, in %": common.summary(means, "variant", "metric"),
+        "Relative, each encoder (row) with each head (column)": common.summary(
+            pairs.assign(**pairs["metric"].str.extract(r"(?P<encoder>.+) → (?P<head>.+)")),
+            "encoder",
+            "head",
+        ),
+    }
+    common.finish(args, "stitching_classifiers", frame, tables, draw(frame), explain(args))
+    return frame
+
+
+def explain(args):
+    return (
+        f"Networks: a CNN and a ResNet of 10 layers, latents of width {args.width}, two of each a "
+        f"seed. {args.samples} training images, {args.anchors} anchors, {args.epochs} epochs, "
+        f"batches of {args.batch_size}. The spread is that over seeds of the means over pairs."
+    )
+
+
+if __name__ == "__main__":
+    main()
