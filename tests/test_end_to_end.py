@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     shared = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), shared)
@@ -25,6 +25,10 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
             shared["x_test"], shared["y_test"], verbose=0, return_dict=True
         )
         assert logs["accuracy"] > 0.7
+    stitched = shared["report"].summary()
+    assert stitched["relative"]["self"] > 0.7
+    assert stitched["relative"]["ratio"] > 0.8
+    assert stitched["permuted anchors"]["stitched"] < 0.3
     predicted = shared["offline"].predict(shared["x_test"], verbose=0).argmax(axis=1)
     assert (predicted == shared["y_test"]).mean() > 0.7
 
