@@ -12,9 +12,9 @@ decoder of the other. Nothing is trained in between.
 Controls: the anchors of one network in another order ("permuted anchors"), and the absolute latents
 translated by a rotation fitted on the anchors ("Procrustes"). A linear classifier trained on the
 codes of one network reads those of the other ("head"). Encoder and loss are those of Moschella et
-al., ICLR 2023; the decoder was chosen among four by its reconstructions in one run of one network,
-not by what comes out stitched. Prints one table and writes the figure, into --output. Needs the
-extras ``examples``, ``relative`` and, for data other than digits, ``datasets``.
+al., ICLR 2023; the decoder was chosen among four by the training loss of one network, seed 0.
+Prints one table and writes the figure, into --output. Needs the extras ``examples``, ``relative``
+and, for data other than digits, ``datasets``.
 """
 
 import pathlib
