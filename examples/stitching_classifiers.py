@@ -27,7 +27,7 @@ RELATIVE, POST_HOC, ABSOLUTE = "relative", "relative, post hoc", "absolute"
 PERMUTED = "permuted anchors"
 NETWORKS = {
     "CNN": networks.small_cnn,
-    "ResNet": lambda shape, outputs: networks.wide_resnet(shape, outputs, depth=10),
+    "ResNet": lambda shape, outputs: networks.wide_resnet(shape, outputs, depth=10, width=0.5),
 }
 NAMES = [f"{name} {i}" for name in NETWORKS for i in (1, 2)]
 
@@ -162,7 +162,7 @@ def draw(frame):
 def parse(argv):
     options = common.parser(__doc__, "stitching_classifiers", epochs=3, batch_size=128)
     add = options.add_argument
-    add("--samples", type=int, default=20_000, help="of the training split")
+    add("--samples", type=int, default=10_000, help="of the training split")
     add("--anchors", type=int, default=200)
     add("--width", type=int, default=64, help="of the latents")
     return common.arguments(options, argv, quick={"epochs": 5, "anchors": 50})

@@ -54,9 +54,21 @@ def exact(count, normalization, dtype):
 
 
 class TestAgainstReference:
-    @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=FLOAT64)])
     @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-    @COUNTS
+    @pytest.mark.parametrize(
+        ("count", "dtype"),
+        [
+            (MANY, "float32"),
+            pytest.param(FEW, "float64", marks=FLOAT64),
+            # JAX would compile each operation once more.
+            pytest.param(FEW, "float32", marks=pytest.mark.skipif(BACKEND == "jax", reason="slow")),
+            pytest.param(
+                MANY,
+                "float64",
+                marks=[FLOAT64, pytest.mark.skipif(BACKEND == "jax", reason="slow")],
+            ),
+        ],
+    )
     def test_values(self, count, normalization, dtype):
         x, anchors = spaces(count, dtype)
         found = every_code(x, anchors, normalization=normalization, p=3.0)
