@@ -10,7 +10,7 @@ from keras_lgg.numerics import flatten_representation, safe_sqrt
 from keras_lgg.pair_graphs import squared_distances
 
 
-def densification_loss(x, labels=None, *, beta=8.0):
+def densification_loss(x, *, labels=None, beta=8.0):
     """How far the edges of each class's minimum spanning tree are from a length.
 
     The Euclidean minimum spanning tree of the samples of one class tells at which distances the
@@ -34,7 +34,7 @@ def densification_loss(x, labels=None, *, beta=8.0):
         >>> import numpy as np
         >>> from keras_lgg import relative
         >>> x = np.array([[0.0], [10.0], [11.0], [50.0]], "float32")
-        >>> float(relative.densification_loss(x, np.array([0, 0, 0, 1]), beta=8.0))
+        >>> float(relative.densification_loss(x, labels=np.array([0, 0, 0, 1])))
         9.0
 
     Reference: García-Castellanos et al., "Relative representations: topological and geometric
@@ -109,7 +109,7 @@ class DensificationLoss(GeometryLoss):
         self.beta = beta
 
     def call(self, y_true, y_pred):
-        return densification_loss(y_pred, y_true, beta=self.beta)
+        return densification_loss(y_pred, labels=y_true, beta=self.beta)
 
     def get_config(self):
         config = super().get_config()

@@ -28,24 +28,20 @@ def expected_loss(x, labels=None, beta=8.0):
 
 
 class TestAgainstReference:
-    @pytest.mark.parametrize(
-        ("dtype", "mode"),
-        [*[("float32", mode) for mode in MODES], pytest.param("float64", "eager", marks=FLOAT64)],
-    )
-    def test_one_class_and_several(self, dtype, mode):
-        x = batch("signed", dtype)
+    @pytest.mark.parametrize("mode", MODES)
+    def test_one_class_and_several(self, mode):
+        x = batch("signed")
         options = [(None, 0.5), (None, 8.0), (LABELS, 1.5)]
-        found = values(lambda x: [LOSS(x, y, beta=b) for y, b in options], [x], mode)
+        found = values(lambda x: [LOSS(x, labels=y, beta=b) for y, b in options], [x], mode)
         for total, (labels, beta) in zip(found, options, strict=True):
-            assert total.dtype == dtype
-            expected = expected_loss(x, labels, beta)
-            np.testing.assert_allclose(total, expected, rtol={"float32": 1e-5}.get(dtype, 1e-12))
+            assert total.dtype == "float32"
+            np.testing.assert_allclose(total, expected_loss(x, labels, beta), rtol=1e-5)
 
     @pytest.mark.parametrize("seed", range(2))
     def test_larger_batches(self, seed):
         rng = np.random.default_rng(seed)
         x, labels = rng.normal(size=(60, 3)).astype("float32"), rng.integers(0, 4, 60)
-        found = value(lambda x: LOSS(x, labels, beta=0.4), [x])
+        found = value(lambda x: LOSS(x, labels=labels, beta=0.4), [x])
         np.testing.assert_allclose(found, expected_loss(x, labels, 0.4), rtol=1e-4)
 
     @pytest.mark.parametrize(
@@ -61,7 +57,9 @@ class TestAgainstReference:
     def test_forms_of_labels(self, labels):
         x = batch("signed")
         expected = expected_loss(x, LABELS)
-        np.testing.assert_allclose(value(lambda x: LOSS(x, labels), [x]), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            value(lambda x: LOSS(x, labels=labels), [x]), expected, rtol=1e-5
+        )
 
     def test_at_an_offset(self):
         x = batch("signed") + np.float32(300.0)
@@ -79,7 +77,7 @@ class TestByHand:
 
     def test_another_class_in_between_joins_nothing(self):
         x = on_a_line(0, 4, 10, 6)
-        found = value(lambda x: LOSS(x, np.array([0, 1, 0, 1]), beta=3.0), [x])
+        found = value(lambda x: LOSS(x, labels=np.array([0, 1, 0, 1]), beta=3.0), [x])
         assert found == (10 - 3) + (3 - 2)
 
     def test_gradient_pulls_edges_to_one_length(self):
@@ -97,7 +95,10 @@ class TestGradients:
     def test_against_differences(self):
         x = batch("signed", "float32" if BACKEND == "torch" else "float64")
         for labels in (None, LABELS):
-            _, (found,) = value_and_grads(lambda x, y=labels: LOSS(x, y, beta=1.5), [x])
+            total, (found,) = value_and_grads(lambda x, y=labels: LOSS(x, labels=y, beta=1.5), [x])
+            assert total.dtype == x.dtype
+            tolerance = 1e-12 if x.dtype == "float64" else 1e-5
+            np.testing.assert_allclose(total, expected_loss(x, labels, 1.5), rtol=tolerance)
             expected = reference.numerical_gradient(lambda x, y=labels: expected_loss(x, y, 1.5), x)
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -105,7 +106,7 @@ class TestGradients:
     def test_compiled(self, mode):
         x = batch("signed")
         (_, (found,)), (_, (expected,)) = (
-            value_and_grads(lambda x: LOSS(x, LABELS), [x], m) for m in (mode, "eager")
+            value_and_grads(lambda x: LOSS(x, labels=LABELS), [x], m) for m in (mode, "eager")
         )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -126,13 +127,16 @@ class TestDegenerate:
     @pytest.mark.parametrize("labels", [None, [3]])
     def test_a_single_sample(self, labels):
         total, (gradient,) = value_and_grads(
-            lambda x: LOSS(x, None if labels is None else np.array(labels)), [batch("signed")[:1]]
+            lambda x: LOSS(x, labels=None if labels is None else np.array(labels)),
+            [batch("signed")[:1]],
         )
         assert total == 0.0
         np.testing.assert_array_equal(gradient, 0.0)
 
     def test_a_class_for_each_sample(self):
-        total, (gradient,) = value_and_grads(lambda x: LOSS(x, np.arange(10)), [batch("signed")])
+        total, (gradient,) = value_and_grads(
+            lambda x: LOSS(x, labels=np.arange(10)), [batch("signed")]
+        )
         assert total == 0.0
         np.testing.assert_array_equal(gradient, 0.0)
 
@@ -204,11 +208,14 @@ class TestLoss:
         (lambda: LOSS(batch("signed"), beta=np.inf), "`beta`.*positive finite.*inf"),
         (lambda: relative.DensificationLoss(beta=-1), "`beta`.*positive finite.*-1"),
         (
-            lambda: LOSS(batch("signed"), LABELS[:4]),
+            lambda: LOSS(batch("signed"), labels=LABELS[:4]),
             "`labels` and `x`.*same number.*Received: 4 in `labels` and 10 in `x`",
         ),
-        (lambda: LOSS(batch("signed"), LABELS + 0.5), "`labels`.*whole numbers.*Received"),
-        (lambda: LOSS(batch("signed"), LABELS[:, None, None]), r"`labels`.*shape \(10, 1, 1\)"),
+        (lambda: LOSS(batch("signed"), labels=LABELS + 0.5), "`labels`.*whole numbers.*Received"),
+        (
+            lambda: LOSS(batch("signed"), labels=LABELS[:, None, None]),
+            r"`labels`.*shape \(10, 1, 1\)",
+        ),
         (lambda: LOSS(np.float32(1.0)), "one row a sample.*a scalar"),
     ],
 )

@@ -49,7 +49,7 @@ def distiller():
 
 
 def relative_network(kind):
-    """A network on relative codes, of fixed anchors or with an encoder, to deploy."""
+    """A network on relative codes to deploy: of fixed anchors, with an encoder, or stitched."""
     keras.utils.set_random_seed(0)
     x = keras.Input((8,), name="x")
     h1 = layers.Dense(16, "relu", name="h1")(x)

@@ -272,4 +272,4 @@ def test_densification(data):
     x = data.draw(batches())
     given_labels = data.draw(st.none() | labels(data.draw(same(x.shape[0]))))
     beta = data.draw(positives)
-    check(lambda x: relative.densification_loss(x, given_labels, beta=beta), x)
+    check(lambda x: relative.densification_loss(x, labels=given_labels, beta=beta), x)
