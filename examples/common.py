@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from keras_lgg import datasets
+from keras_lgg import datasets, relative
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
@@ -74,6 +74,15 @@ def run_seeds(run_seed, args):
 
 def load(args):
     return datasets.arrays(args.data, data_dir=args.data_dir)
+
+
+def few(arrays, count, seed):
+    """The same, with so many training samples at most, of every class as many."""
+    images, labels = arrays.train
+    if count >= len(images):
+        return arrays
+    keep = relative.select_anchors(images, count, method="stratified", labels=labels, seed=seed)
+    return arrays._replace(train=(images[keep], labels[keep]))
 
 
 def pipelines(arrays, args, seed):

@@ -89,14 +89,8 @@ def candidates(args):
 
 def run_seed(args, seed):
     """Train teachers and students: rows for `common.run_seeds`."""
-    arrays = common.load(args)
+    arrays = common.few(common.load(args), args.samples, seed)
     images, labels = arrays.train
-    if args.samples < len(images):
-        keep = lgg.relative.select_anchors(
-            images, args.samples, method="stratified", labels=labels, seed=seed
-        )
-        images, labels = images[keep], labels[keep]
-        arrays = arrays._replace(train=(images, labels))
     data = common.pipelines(arrays, args, seed)
     indices = lgg.relative.select_anchors(
         images, args.anchors, method="stratified", labels=labels, seed=seed

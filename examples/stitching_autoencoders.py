@@ -131,14 +131,9 @@ def train(args, images, indices, kind, space, seed):
 
 def run_seed(args, seed):
     """Train both networks of each kind, and stitch: rows for `common.run_seeds`."""
-    data = common.load(args)
+    data = common.few(common.load(args), args.samples, seed)
     images, test = (part[0].astype("float32") / 255 for part in (data.train, data.test))
     labels, test_labels = data.train[1], data.test[1]
-    if args.samples < len(images):
-        keep = lgg.relative.select_anchors(
-            images, args.samples, method="stratified", labels=labels, seed=seed
-        )
-        images, labels = images[keep], labels[keep]
     indices = lgg.relative.select_anchors(images, args.anchors, seed=seed)
     rows = []
     for kind in args.kinds:

@@ -71,13 +71,7 @@ def post_hoc(args, data, labels, pixels, absolute, anchors, indices):
 
 def run_seed(args, seed):
     """Train all networks, and stitch: rows for `common.run_seeds`."""
-    arrays = common.load(args)
-    if args.samples < len(arrays.train[0]):
-        images, labels = arrays.train
-        keep = lgg.relative.select_anchors(
-            images, args.samples, method="stratified", labels=labels, seed=seed
-        )
-        arrays = arrays._replace(train=(images[keep], labels[keep]))
+    arrays = common.few(common.load(args), args.samples, seed)
     images, labels = arrays.train
     indices = lgg.relative.select_anchors(
         images, args.anchors, method="stratified", labels=labels, seed=seed
