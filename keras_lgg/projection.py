@@ -68,7 +68,8 @@ def relative_projection(
             anchors: ``"none"``, ``"center"`` (minus their mean), ``"standardize"`` (and over their
             standard deviation; an axis on which they agree keeps its scale) or ``"whiten"`` (and
             times the inverse root of their covariance; axes that no anchor reaches become 0, or,
-            with K <= d, have a variance of 1e-6 of the mean one).
+            with K <= d, have a variance of 1e-6 of the mean one, which makes their rounding a
+            thousand times as large: whiten by more anchors than axes).
         pool: Of a list of similarities: ``"concat"``, ``"sum"``, ``"mean"`` or ``"stack"``.
         p: Exponent of ``"lp"``, at least 1.
         stats: What `anchor_statistics` gave for these anchors; computed where it is ``None``.

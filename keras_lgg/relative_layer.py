@@ -56,8 +56,8 @@ class RelativeRepresentation(keras.layers.Layer):
         `keras_lgg.relative.relative_projection` for the shape with several similarities.
 
     Raises:
-        ValueError: If an option is unknown or has no effect, anchors are missing, fewer than 2,
-            not finite, or of another width than the representations.
+        ValueError: If an option is unknown, or anchors are missing, fewer than 2, not finite, or
+            of another width than the representations.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
