@@ -197,7 +197,7 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.encoder is not None:
             count = self.anchor_inputs.shape[0]
         else:
-            anchors = anchors if self._kept == {} else self._kept["anchors"]
+            anchors = self._kept.get("anchors", anchors)
             count, *features = anchors.shape
             self._check_counts(count)
             if None not in (*features, *inputs.shape[1:]):

@@ -207,7 +207,7 @@ def _codes(encoder, x, batch_size):
 
 
 def _decoded(decoder, codes, batch_size):
-    """The outputs of a decoder, or NaN where it takes codes of another width."""
+    """The outputs of a decoder, or ``None`` where it takes codes of another width."""
     if not _fits(codes.shape, decoder):
         return None
     return np.asarray(decoder.predict(codes, batch_size=batch_size, verbose=0))
@@ -285,8 +285,8 @@ def _anchor_lists(encoder):
 def _difference(a, b):
     if len(a) != len(b):
         return f"{len(a)} and {len(b)} of them"
-    rows = [sorted(map(bytes, np.ascontiguousarray(v))) for v in (a, b)] if a.ndim else []
-    return "in another order" if rows[0] == rows[1] else "others"
+    mine, theirs = (sorted(map(bytes, np.ascontiguousarray(v))) for v in (a, b))
+    return "in another order" if mine == theirs else "others"
 
 
 # Metrics.
