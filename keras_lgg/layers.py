@@ -163,12 +163,15 @@ def without_penalties(model):
         ['x', 'z']
     """
 
+    replaced = {}  # a model that is called twice is one model
+
     def call(layer, *args, **kwargs):
         if isinstance(layer, GeometryPenalty):
             return args[0][-1] if isinstance(args[0], list | tuple) else args[0]
-        if is_graph(layer) and penalties_in(layer):
-            layer = without_penalties(layer)
-        return layer(*args, **kwargs)
+        if layer not in replaced:
+            holds_some = is_graph(layer) and penalties_in(layer)
+            replaced[layer] = without_penalties(layer) if holds_some else layer
+        return replaced[layer](*args, **kwargs)
 
     rerun = called_anew(model, call, "The penalties")
     plain = keras.Model(_read_inputs(rerun), rerun.output, name=model.name)

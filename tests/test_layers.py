@@ -213,6 +213,19 @@ class TestWithoutPenalties:
             plain.predict(padded, verbose=0), model.predict(padded, verbose=0), rtol=1e-6
         )
 
+    def test_a_nested_model_that_is_called_twice(self):
+        x = keras.Input((4,))
+        penalty = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation())
+        inner = keras.Model(x, penalty([x, layers.Dense(4)(x)]), name="inner")
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, inner(inner(inputs)))
+        plain = lgg.layers.without_penalties(model)
+        x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+        np.testing.assert_allclose(
+            plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-6
+        )
+        assert len(plain.weights) == 2
+
     def test_a_model_that_is_no_graph(self):
         class Own(keras.Model):
             def call(self, x):
