@@ -34,6 +34,13 @@ def check_positive(argument, value):
         raise invalid(argument, "a positive finite number", repr(value))
 
 
+def check_fraction(argument, value):
+    """Raise unless the value is a number between 0 and 1, and neither of them."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < 1:
+        raise invalid(argument, "a number in (0, 1)", repr(value))
+
+
 def check_same_length(**tensors):
     """Raise where the first axes of two tensors, by name, are known and differ."""
     (first, a), (second, b) = tensors.items()
@@ -44,6 +51,20 @@ def check_same_length(**tensors):
             f"number of samples. Received: {n[0] if n else 0} in `{first}` and {m[0]} in "
             f"`{second}`."
         )
+
+
+def unit_pixels(argument, images):
+    """Images as float32 in [0, 1], from these or from uint8."""
+    if images.dtype == np.uint8:
+        return images / np.float32(255)
+    expected = "images of uint8 in [0, 255], or of floats in [0, 1] (divide by 255)"
+    if not np.issubdtype(images.dtype, np.floating):
+        raise invalid(argument, expected, f"images of {images.dtype}")
+    if not np.isfinite(images).all():
+        raise invalid(argument, expected, "images with NaN or infinite pixels")
+    if images.min() < 0 or images.max() > 1:
+        raise invalid(argument, expected, f"pixels from {images.min()} to {images.max()}")
+    return images.astype("float32")
 
 
 def require(module, extra):

@@ -84,20 +84,7 @@ def checked_data(data):
     if images.ndim < 2 or len(images) != len(labels) or len(images) == 0:
         received = f"{images.shape} images and {len(labels)} labels"
         raise checks.invalid("data", "images of shape (n, ...), and a label for each", received)
-    return _pixels(images), labels
-
-
-def _pixels(images):
-    if images.dtype == np.uint8:
-        return images / np.float32(255)
-    expected = "images of uint8 in [0, 255], or of floats in [0, 1] (divide by 255)"
-    if not np.issubdtype(images.dtype, np.floating):
-        raise checks.invalid("data", expected, f"images of {images.dtype}")
-    if not np.isfinite(images).all():
-        raise checks.invalid("data", expected, "images with NaN or infinite pixels")
-    if images.min() < 0 or images.max() > 1:
-        raise checks.invalid("data", expected, f"pixels from {images.min()} to {images.max()}")
-    return images.astype("float32")
+    return checks.unit_pixels("data", images), labels
 
 
 @contextlib.contextmanager
