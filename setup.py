@@ -19,18 +19,30 @@ EXTRAS = {
     "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
-    "manifolds": ["scipy>=1.13", "pyriemann>=0.7", "scikit-learn>=1.5"],
+    "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
     "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
 }
-TESTED = ("jax", "onnx", "datasets", "robustness", "attacks", "relative", "examples")
+TESTED = (
+    "jax",
+    "onnx",
+    "datasets",
+    "robustness",
+    "attacks",
+    "relative",
+    "manifolds",
+    "plots",
+    "examples",
+)
 EXTRAS["test"] = [
     "pytest>=8",
+    "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "ruff>=0.8",
+    "pyriemann>=0.12",  # an oracle of distances
     *(name for e in TESTED for name in EXTRAS[e]),
 ]
 

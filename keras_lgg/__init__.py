@@ -1,6 +1,16 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
-from keras_lgg import callbacks, constraints, datasets, graphs, layers, losses, relative, robustness
+from keras_lgg import (
+    callbacks,
+    constraints,
+    datasets,
+    graphs,
+    layers,
+    losses,
+    manifolds,
+    relative,
+    robustness,
+)
 from keras_lgg.cache import teacher_cache
 from keras_lgg.models import Distiller, GeometryModel
 from keras_lgg.penalties import Penalty
@@ -17,6 +27,7 @@ __all__ = [
     "graphs",
     "layers",
     "losses",
+    "manifolds",
     "relative",
     "robustness",
     "teacher_cache",

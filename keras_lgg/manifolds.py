@@ -1,0 +1,60 @@
+"""The latent manifolds of autoencoders: ranks, strata, a Hilbert-space view, under growing noise.
+
+An encoder whose latents are tensors ``(H, W, C)`` gives each image three covariances, and so a
+point of a product of manifolds of positive semi-definite matrices::
+
+    from keras_lgg import manifolds
+
+    model = manifolds.build_cae((28, 28, 1))
+    model.fit(x_train, x_train, batch_size=128, epochs=6)
+    report = manifolds.characterize({"CAE": model}, x_test[:200])
+    print(report)
+    report.plot_disturbance().savefig("disturbance.png")
+
+Needs the extra ``manifolds``, and ``plots`` for figures.
+"""
+
+from keras_lgg.autoencoders import (
+    Corruption,
+    Sampling,
+    SummedCrossentropy,
+    build_cae,
+    build_dae,
+    build_vae,
+)
+from keras_lgg.characterization import characterize
+from keras_lgg.hilbert import (
+    hilbert_map,
+    principal_angles,
+    product_distances,
+    product_kernel,
+    subspace,
+)
+from keras_lgg.manifold_report import LatentManifold, Level, ManifoldReport
+from keras_lgg.psd_distances import bonnabel_sepulchre_distance, embedded_distance
+from keras_lgg.strata import largest_ranks, mode_covariance, mode_ranks, strata, unfold
+
+__all__ = [
+    "Corruption",
+    "LatentManifold",
+    "Level",
+    "ManifoldReport",
+    "Sampling",
+    "SummedCrossentropy",
+    "bonnabel_sepulchre_distance",
+    "build_cae",
+    "build_dae",
+    "build_vae",
+    "characterize",
+    "embedded_distance",
+    "hilbert_map",
+    "largest_ranks",
+    "mode_covariance",
+    "mode_ranks",
+    "principal_angles",
+    "product_distances",
+    "product_kernel",
+    "strata",
+    "subspace",
+    "unfold",
+]
