@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import sys
 import time
 
@@ -193,7 +194,7 @@ def figure(rows, columns, size, **kwargs):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
 
 
-def finish(args, name, frame, tables, drawing, explanation):
+def finish(args, name, frame, tables, drawing, explanation, *, pictures=()):
     """Print the tables, write the figure, and record both where asked.
 
     Args:
@@ -203,21 +204,25 @@ def finish(args, name, frame, tables, drawing, explanation):
         tables: Dict from a caption to a table of texts.
         drawing: The matplotlib figure.
         explanation: Markdown that says what the numbers mean.
+        pictures: Names of further pictures, which lie in the folder of the output already.
     """
     for caption, table in tables.items():
         print(f"\n{caption}\n{table.to_string()}")
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_slug(name, args)}.png"
+    path = folder / f"{slug(name, args)}.png"
     drawing.tight_layout()
     drawing.savefig(path, dpi=150)
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
         page = pathlib.Path(args.record)
-        picture = page.parent / f"results_{_slug(name, args)}.png"
+        picture = page.parent / f"results_{slug(name, args)}.png"
         drawing.savefig(picture, dpi=150)
-        text = _section(args, name, frame, tables, picture.name, explanation)
-        record(page, _slug(name, args), text)
+        copies = [f"{picture.stem}_{other}.png" for other in pictures]
+        for other, copy in zip(pictures, copies, strict=True):
+            shutil.copy(folder / f"{slug(name, args)}_{other}.png", page.parent / copy)
+        text = _section(args, name, frame, tables, [picture.name, *copies], explanation)
+        record(page, slug(name, args), text)
 
 
 def finish_selection(args, name, frame, caption, conclusion):
@@ -235,10 +240,11 @@ def finish_selection(args, name, frame, caption, conclusion):
                 conclusion,
             ]
         )
-        record(pathlib.Path(args.record), f"{_slug(name, args)}_selection", text)
+        record(pathlib.Path(args.record), f"{slug(name, args)}_selection", text)
 
 
-def _slug(name, args):
+def slug(name, args):
+    """What the files of an example's results are called."""
     return "_".join([name, *args.subject])
 
 
@@ -246,9 +252,9 @@ def _title(args, name):
     return f"{name.replace('_', ' ').capitalize()}: {', '.join(args.subject)}"
 
 
-def _section(args, name, frame, tables, picture, explanation):
+def _section(args, name, frame, tables, pictures, explanation):
     parts = [f"## {_title(args, name)}", *_how(args, name, frame), explanation]
-    parts.append(f"![{name}, {', '.join(args.subject)}]({picture})")
+    parts += [f"![{name}, {', '.join(args.subject)}]({picture})" for picture in pictures]
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)

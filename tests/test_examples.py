@@ -15,7 +15,10 @@ from autodiff import BACKEND
 
 from keras_lgg.perturbations import DataPerturbation
 
-SLOW_ON_JAX = pytest.mark.skipif(
+# An example is Keras code that any backend runs; to run each on all would double the suite's time.
+ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="examples run on one backend")
+ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="examples run on one backend")
+NOT_ON_JAX = pytest.mark.skipif(
     BACKEND == "jax", reason="XLA takes minutes to compile all these networks; others run them"
 )
 
@@ -54,6 +57,7 @@ def check_is_plain(path, shape):
     return model
 
 
+@NOT_ON_JAX
 def test_robustness(run, tmp_path):
     import robustness
 
@@ -110,7 +114,7 @@ def test_corruptions_are_relative_to_plain():
     assert found["ours", "mCE"] == pytest.approx(100 * (1 / 4) / (1 / 4 + 2 / 4))
 
 
-@SLOW_ON_JAX
+@ON_TENSORFLOW
 def test_distillation(run, tmp_path):
     import distillation
 
@@ -128,6 +132,7 @@ def test_distillation(run, tmp_path):
     check_is_plain(tmp_path / "out/digits_GKD_+_logits.keras", (8, 8, 1))
 
 
+@ON_TENSORFLOW
 def test_embeddings(run, tmp_path):
     import embeddings
 
@@ -144,7 +149,7 @@ def test_embeddings(run, tmp_path):
         assert model.output_shape == (None, 12)
 
 
-@SLOW_ON_JAX
+@ON_TENSORFLOW
 def test_stitching_autoencoders(run):
     import stitching_autoencoders
 
@@ -165,7 +170,7 @@ def test_stitching_autoencoders(run):
     assert relative["head, other (%)"] > relative["head, own (%)"] - 8
 
 
-@SLOW_ON_JAX
+@ON_TORCH
 def test_variational_autoencoders_are_stitched_too(run):
     import stitching_autoencoders
 
@@ -183,7 +188,7 @@ def test_variational_autoencoders_are_stitched_too(run):
     np.testing.assert_array_equal(still, mean)
 
 
-@SLOW_ON_JAX
+@ON_TORCH
 def test_stitching_classifiers(run):
     import stitching_classifiers as example
 
@@ -203,7 +208,7 @@ def test_stitching_classifiers(run):
     assert np.mean(own) == pytest.approx(values[example.RELATIVE, "own head"])
 
 
-@SLOW_ON_JAX
+@ON_TORCH
 def test_relative_distillation(run):
     import relative_distillation
 
@@ -218,7 +223,7 @@ def test_relative_distillation(run):
     assert stitched[stitched.index.str.startswith("relative")].max() < 50
 
 
-@SLOW_ON_JAX
+@ON_TORCH
 def test_compare_spaces(run, monkeypatch, tmp_path):
     import compare_spaces
 
@@ -281,6 +286,7 @@ def test_correlations_by_hand():
     assert found == pytest.approx(expected)
 
 
+@ON_TENSORFLOW
 def test_anchors(run, tmp_path):
     import anchors
 
@@ -304,8 +310,8 @@ def test_anchors(run, tmp_path):
         check_is_plain(tmp_path / f"out/digits_{name}.keras", (8, 8, 1))
 
 
-@SLOW_ON_JAX
 @pytest.mark.parametrize("name", ["robustness", "distillation", "embeddings"])
+@ON_TENSORFLOW
 def test_select_compares_on_validation(run, name, monkeypatch):
     """--select never touches the test split."""
     example = __import__(name)
@@ -388,3 +394,95 @@ def seed_rows(args, seed):
     """Stands in for training: what a seed gives."""
     value = float(np.random.default_rng(seed).random())
     return [{"variant": "v", "metric": "m", "value": value + args.epochs}]
+
+
+@ON_TENSORFLOW
+def test_latent_manifolds(run, tmp_path):
+    """The acceptance properties of the specification that need trained networks (B8, 10 to 12)."""
+    import latent_manifolds as example
+
+    values, page, output = run(example, "--epochs", "6", "--images", "60")
+    assert "    python examples/latent_manifolds.py --quick" in page
+    assert "**Caveats**" in output
+    for name in ("", *(f"_{name}" for name in example.FIGURES)):
+        assert f"(results_latent_manifolds_digits{name}.png)" in page
+        assert (tmp_path / f"results_latent_manifolds_digits{name}.png").stat().st_size > 5000
+    report = json.loads((tmp_path / "out/latent_manifolds_digits_report.json").read_text())
+    assert [each["name"] for each in report["manifolds"]] == ["CAE", "DAE", "VAE"]
+
+    def value(name, table, column):
+        found = values[name, f"{table}: {column}"]
+        assert f"{found:.1f}" in page
+        assert f"{found:.1f}" in output
+        return found
+
+    for name in ("CAE", "DAE", "VAE, mean"):
+        assert value(name, example.ALL, "stratified (1 or 0)") == 1
+        assert value(name, example.ALL, "range of S3") >= 6  # of sixty images, here
+    assert value("VAE", example.ALL, "number") == 1
+    angles = {name: value(name, example.ANGLE, "0.5") for name in example.CURVES}
+    assert angles["VAE"] <= 15
+    assert angles["VAE"] <= angles["VAE, fresh noise"] / 2
+    assert min(angles["CAE"], angles["DAE"]) >= 2 * angles["VAE"]
+
+    def growth(name):
+        clean, noisy = (value(name, example.DIMENSION, sigma) for sigma in ("0", "0.1"))
+        return abs(noisy - clean) / clean
+
+    assert min(growth("CAE"), growth("DAE")) >= 0.5
+    assert growth("VAE") <= 0.05
+    drop = {
+        name: value(name, example.PSNR, "0") - value(name, example.PSNR, "0.5")
+        for name in ("CAE", "DAE", "VAE")
+    }
+    assert drop["CAE"] > 5
+    assert drop["CAE"] > max(drop["DAE"], drop["VAE"])
+    for column in ("number", "S2, least", "S3, least", "S3, largest"):
+        trained, untrained = (
+            value(name, example.STRATA, column) for name in ("CAE", "CAE, untrained")
+        )
+        assert trained == pytest.approx(untrained, abs=1)
+    check_is_plain_autoencoder(tmp_path / "out/digits_CAE.keras")
+
+
+def check_is_plain_autoencoder(path):
+    model = check_is_plain(path, (28, 28, 1))
+    assert model.get_layer("encoder").output_shape == (None, 7, 7, 128)
+
+
+@ON_TORCH
+def test_smooth_manifolds(run):
+    import smooth_manifolds as example
+
+    values, page, output = run(example, "--epochs", "2", "--images", "20", "--samples", "400")
+    assert "    python examples/smooth_manifolds.py --quick" in page
+    assert "results_smooth_manifolds_digits.png" in page
+    assert len(values.index.unique("variant")) == 4
+    for (_, metric), found in values.items():
+        if metric.partition(": ")[0] in example.SHOWN:
+            assert f"{found:.1f}" in page
+            assert f"{found:.1f}" in output
+
+
+def test_a_penalty_is_on_the_layers_of_the_encoder_that_is_characterised():
+    import smooth_manifolds as example
+
+    model = example.manifolds.build_cae((8, 8, 1))
+    encoder, decoder = model.get_layer("encoder"), model.get_layer("decoder")
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((12, 8, 8, 1), "float32"), np.arange(12) % 3
+    for name in example.PENALTIES:
+        layer = example.penalty(name, labels, 10.0)
+        penalized = example.penalized(encoder, decoder, layer)
+        outputs = penalized([images, labels.astype("int32")], training=True)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(outputs), model.predict(images, verbose=0), atol=1e-5
+        )
+        taps = [
+            keras.Model(encoder.input, encoder.get_layer(t).output)(images) for t in example.TAPS
+        ]
+        expected = 10 * float(
+            layer.loss(taps) if name == "graph variation" else layer.loss(labels, taps)
+        )
+        assert float(sum(penalized.losses)) == pytest.approx(expected, rel=1e-4)
+        assert expected > 0
