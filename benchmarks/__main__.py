@@ -2,7 +2,7 @@
 
 python -m benchmarks                          # TensorFlow, without and with XLA
 KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
-python -m benchmarks relative                 # one part alone: geometry, relative
+python -m benchmarks relative                 # one part alone: geometry, relative, manifolds
 python -m benchmarks --quick                  # a minute, nothing written
 """
 
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import losses, memory, projections, steps
+from benchmarks import latents, losses, memory, projections, steps
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
@@ -62,7 +62,18 @@ def relative(args, jit):
     )
 
 
-PARTS = {"geometry": geometry, "relative": relative}
+def manifolds(args, jit):
+    """Caption and rows of the tables on latent manifolds, which are NumPy's: `jit` is no matter."""
+    del jit
+    images, runs = (40, 1) if args.quick else (200, 3)
+    yield "Characterising autoencoders", latents.times(images, runs=runs)
+    yield (
+        "Distances of all pairs of latents 7 x 7 x 128 (pair by pair: from 12 of them)",
+        latents.against_pairs((100,) if args.quick else (350, 1400), runs=runs),
+    )
+
+
+PARTS = {"geometry": geometry, "relative": relative, "manifolds": manifolds}
 
 
 def table(rows):
@@ -92,8 +103,9 @@ def main():
     for part in args.parts:
         if part not in PARTS:
             parser.error(f"Unknown part {part!r}; expected some of {list(PARTS)}.")
+    modes = (True,) if backend == "jax" else (False, True)
     for part in args.parts or PARTS:
-        for jit in (True,) if backend == "jax" else (False, True):
+        for jit in modes[:1] if part == "manifolds" else modes:
             measure(part, args, jit, NAMES[backend] + (", XLA" if jit and backend != "jax" else ""))
 
 
