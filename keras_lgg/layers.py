@@ -7,11 +7,14 @@ from keras import ops
 
 from keras_lgg import replicas
 from keras_lgg.penalties import (
+    balance_of,
     check_loss,
     check_weight,
     is_keras_distillation,
     loss_needs_labels,
     loss_on_layers,
+    weight_config,
+    weighted_value,
 )
 from keras_lgg.relative_layer import RelativeRepresentation, with_fixed_anchors
 from keras_lgg.taps import called_anew, is_graph
@@ -29,7 +32,9 @@ class GeometryPenalty(keras.layers.Layer):
     Args:
         loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
             ``(labels, representation)``.
-        weight: Factor of the loss, at least 0. It is kept as a variable: ``layer.weight``.
+        weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``. Or
+            ``"balanced"``, see `keras_lgg.Penalty`; the last of the inputs is the last tap.
+        fraction: Of a balanced weight, positive; 0.1 by default.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -58,7 +63,7 @@ class GeometryPenalty(keras.layers.Layer):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, loss, weight=1.0, **kwargs):
+    def __init__(self, loss, weight=1.0, *, fraction=None, **kwargs):
         # Inputs must come out as they went in, and labels must not be rounded to float16.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
@@ -70,14 +75,18 @@ class GeometryPenalty(keras.layers.Layer):
                 f"Received: {type(loss).__name__}, which compares a teacher with a student. "
                 "Use keras_lgg.Distiller(teacher, student, penalties)."
             )
-        self.weight = self.add_weight(
-            shape=(),
-            initializer=keras.initializers.Constant(check_weight(weight)),
-            trainable=False,
-            dtype="float32",
-            autocast=False,
-            name="weight",
-        )
+        self.balance = balance_of(weight, fraction)
+        if self.balance is None:
+            self._weight = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(check_weight(weight)),
+                trainable=False,
+                dtype="float32",
+                autocast=False,
+                name="weight",
+            )
+        else:  # in a list, where Keras finds them
+            self._weight = self.balance.variables
         # Batches of training in which the value was not finite, for `callbacks.GeometryGuard`.
         self.not_finite = self.add_weight(
             shape=(),
@@ -89,17 +98,25 @@ class GeometryPenalty(keras.layers.Layer):
             name="not_finite",
         )
 
+    @property
+    def weight(self):
+        return self._weight if self.balance is None else self.balance.weight
+
     def call(self, inputs, labels=None, training=False):
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
+        last = layers[-1]
+        if self.balance is not None and training:
+            self.balance.update()
+            last, layers = self.balance.watch_task(last), self.balance.watch_penalty(layers)
         value = loss_on_layers(self.loss, list(layers), labels)
         if training:
             finite = ops.isfinite(ops.stop_gradient(value))
             self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
         # Keras divides what is added by the number of replicas; the value is a replica's share.
         value = value * replicas.local_count()
-        self.add_loss(ops.cast(self.weight, value.dtype) * value)
-        return layers[-1]
+        self.add_loss(weighted_value(self, value, training))
+        return last
 
     def compute_output_spec(self, inputs, labels=None, training=False):
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
@@ -127,7 +144,7 @@ class GeometryPenalty(keras.layers.Layer):
         return {
             **super().get_config(),
             "loss": keras.saving.serialize_keras_object(self.loss),
-            "weight": float(self.weight),
+            **weight_config(self),
         }
 
     @classmethod

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_lgg import replicas
+from keras_lgg.balance import WatchTask
 from keras_lgg.cache import OUTPUTS, split_cached
 from keras_lgg.penalties import (
     NotFinite,
@@ -19,8 +20,9 @@ from keras_lgg.penalties import (
     loss_needs_labels,
     loss_on_layers,
     teacher_student_taps,
+    weighted_value,
 )
-from keras_lgg.taps import is_graph, tapped_model
+from keras_lgg.taps import edited_model, is_graph, tapped_model
 
 
 class PenalizedModel(keras.Model):
@@ -36,7 +38,7 @@ class PenalizedModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.penalties = check_penalties(penalties)
         # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
-        self._penalty_weights = [penalty.weight for penalty in self.penalties]
+        self._penalty_variables = [penalty.variables for penalty in self.penalties]
         self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
         self.not_finite = NotFinite([(p.name, self._places(p)) for p in self.penalties])
         if hasattr(core, "output_names"):
@@ -89,14 +91,16 @@ class PenalizedModel(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if self.loss is None and not self.losses:
+            self._check_nothing_to_balance()
             total = ops.zeros((), dtype="float32")
         else:
-            total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
+            watched = self._watched_outputs(y_pred)
+            total = super().compute_loss(x, y, watched, sample_weight, training=training)
         taps = self._recorded_taps(x, training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         inputs = self._penalty_inputs(x, y_pred, taps)
         values = [
-            self._penalty_value(penalty, found, y)
+            self._penalty_value(penalty, self._balanced(penalty, found, training), y)
             for penalty, found in zip(self.penalties, inputs, strict=True)
         ]
         if self.not_finite.watching and training:
@@ -105,8 +109,48 @@ class PenalizedModel(keras.Model):
             self.penalties, self._penalty_metrics, values, strict=True
         ):
             metric.update_state(value * replicas.local_count(), sample_weight=batch)
-            total = total + ops.cast(ops.cast(penalty.weight, value.dtype) * value, total.dtype)
+            total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
         return total
+
+    @staticmethod
+    def _balanced(penalty, representations, training):
+        if penalty.balance is None or not training:
+            return representations
+        penalty.balance.update()
+        return penalty.balance.watch_penalty(representations)
+
+    def _watched_outputs(self, y_pred):
+        """The outputs, where the balanced penalties on them see the gradient of the loss."""
+        for penalty in self.penalties:
+            if penalty.balance is not None and self._last_tap(penalty) is None:
+                if len(keras.tree.flatten(y_pred)) > 1:
+                    raise ValueError(
+                        f"The penalty '{penalty.name}' has no single output to balance it at. "
+                        "Expected a model of one output, or taps. Received: "
+                        f"{len(keras.tree.flatten(y_pred))} outputs. Name the layers in `taps`."
+                    )
+                y_pred = keras.tree.map_structure(penalty.balance.watch_task, y_pred)
+        return y_pred
+
+    def _watched(self, core):
+        """The core, in which the balanced penalties see the gradients that come back to the taps.
+
+        It shares the weights of the core, which stays as it is.
+        """
+        for penalty in self.penalties:
+            path = None if penalty.balance is None else self._last_tap(penalty)
+            if path is not None:
+                core = edited_model(core, {path: WatchTask(penalty.balance)})
+        return core
+
+    def _check_nothing_to_balance(self):
+        for penalty in self.penalties:
+            if penalty.balance is not None:
+                raise ValueError(
+                    f"The penalty '{penalty.name}' has nothing to be balanced with. Expected a "
+                    "loss of the task. Received: a model compiled without one. Give compile() a "
+                    "loss, or the penalty a number as its weight."
+                )
 
     def _recorded_taps(self, x, training):
         taps = (_record.get() or {}).get(id(self))
@@ -204,11 +248,15 @@ class GeometryModel(PenalizedModel):
         for penalty in self.penalties:
             check_base_penalty(penalty, base)
             paths += layer_taps(penalty) if penalty.taps is not None else []
-        self._tapped = _Untracked.of(base, paths)
+        self._tapped = _Untracked.of(self._watched(base), paths)
 
     @property
     def _core(self):
         return self.base
+
+    @staticmethod
+    def _last_tap(penalty):
+        return None if penalty.taps is None else layer_taps(penalty)[-1]
 
     @staticmethod
     def _places(penalty):
@@ -279,12 +327,16 @@ class Distiller(PenalizedModel):
         self.student = student
         self._pairs = [teacher_student_taps(penalty) for penalty in self.penalties]
         paths = [path for pairs in self._pairs for _, path in pairs if path is not None]
-        self._tapped = _Untracked.of(student, paths)
+        self._tapped = _Untracked.of(self._watched(student), paths)
         self.teacher = teacher
 
     @property
     def _core(self):
         return self.student
+
+    @staticmethod
+    def _last_tap(penalty):
+        return teacher_student_taps(penalty)[-1][1]
 
     @property
     def teacher(self):

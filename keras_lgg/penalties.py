@@ -8,7 +8,10 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.balance import Balance
 from keras_lgg.loss_functions import mean
+
+FRACTION = 0.1  # of a balanced weight
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -23,14 +26,22 @@ class Penalty:
             the depth. In a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A
             layer of a nested model is named by its path, ``"backbone/block3"``. ``None`` is the
             output of the model. A loss on single layers is averaged over its taps.
-        weight: Factor of the penalty in the total loss, at least 0.
+        weight: Factor of the penalty in the total loss, at least 0. Or ``"balanced"``: the factor
+            follows the training, so that with respect to the last tap the norm of the weighted
+            penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
+            through the network: that of the task's loss, and of penalties deeper in it. Both are
+            running means (squared, over some 50 steps), read off in the backward pass that there
+            is anyway; the first step has none yet, and the weight 0. It needs an optimizer of
+            Keras.
         name: Name of the metric that logs the unweighted value; by default that of the loss.
         labels: Which target holds the class labels, where the model has several: its key or
             index in ``y``.
+        fraction: Of a balanced weight, positive; 0.1 by default.
 
     Attributes:
         weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
-            the next step, with no new ``compile``.
+            the next step, with no new ``compile``. Where it is balanced, a tensor: the factor of
+            the step to come.
 
     Raises:
         ValueError: If an argument is not of these forms.
@@ -42,20 +53,31 @@ class Penalty:
         ('graph_variation', 0.1)
     """
 
-    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None):
+    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None, fraction=None):
         self.loss = check_loss(loss)
         self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
-        self.weight = keras.Variable(
-            check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
-        )
+        self.balance = balance_of(weight, fraction)
+        if self.balance is None:
+            self._weight = keras.Variable(
+                check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
+            )
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
+
+    @property
+    def weight(self):
+        return self._weight if self.balance is None else self.balance.weight
+
+    @property
+    def variables(self):
+        """What a model tracks: the weight, or what a balanced one is computed from."""
+        return [self._weight] if self.balance is None else self.balance.variables
 
     def get_config(self):
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "taps": self.taps,
-            "weight": float(self.weight),
+            **weight_config(self),
             "name": self.name,
             "labels": self.labels,
         }
@@ -171,11 +193,37 @@ def check_loss(loss):
     )
 
 
+def balance_of(weight, fraction):
+    """The `Balance` of a balanced weight, or ``None`` for a fixed one."""
+    if weight == "balanced":
+        fraction = FRACTION if fraction is None else fraction
+        checks.check_positive("fraction", fraction)
+        return Balance(fraction)
+    if fraction is not None:
+        raise checks.invalid("fraction", 'None, unless weight="balanced"', repr(fraction))
+    return None
+
+
+def weighted_value(penalty, value, training):
+    """The term of the total loss for the value of a penalty, or of a layer of one."""
+    if penalty.balance is not None and training:
+        return penalty.balance.weighted(value)
+    return ops.cast(penalty.weight, value.dtype) * value
+
+
+def weight_config(penalty):
+    """The arguments that give a penalty, or a layer of one, its weight."""
+    if penalty.balance is None:
+        return {"weight": float(penalty.weight)}
+    return {"weight": "balanced", "fraction": penalty.balance.fraction}
+
+
 def check_weight(weight):
     """Return the weight of a penalty as a float, or raise."""
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight < math.inf:
-        raise checks.invalid("weight", "a finite number of at least 0", repr(weight))
+        expected = 'a finite number of at least 0, or "balanced"'
+        raise checks.invalid("weight", expected, repr(weight))
     return float(weight)
 
 

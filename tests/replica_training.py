@@ -78,8 +78,8 @@ def with_layer(loss):
     return keras.Model(inputs, layers.Dense(3)(h2))
 
 
-def penalized(loss):
-    return lgg.GeometryModel(network(), [lgg.Penalty(loss, ["h1", "h2"], 0.01)])
+def penalized(loss, weight=0.01):
+    return lgg.GeometryModel(network(), [lgg.Penalty(loss, ["h1", "h2"], weight)])
 
 
 def distilled(loss, taps=(("h1", "h1"),)):
@@ -114,7 +114,10 @@ def cases():
         ("relational_angle", distilled, losses.RelationalAngle(**options)),
     ):
         yield name, lambda build=build, loss=loss: build(loss), cross_entropy()
-    if GLOBAL:  # Keras's own, which look at single samples
+    if GLOBAL:
+        variation = losses.GraphVariation()
+        yield "balanced", lambda: penalized(variation, "balanced"), cross_entropy()
+        # Keras's own, which look at single samples.
         logits = keras.distillation.LogitsDistillation(temperature=3.0)
         feature = keras.distillation.FeatureDistillation(loss="mse")
         yield "logits", lambda: distilled(logits, None), cross_entropy()

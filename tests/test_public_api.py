@@ -188,9 +188,9 @@ def test_importing_loads_no_other_backend():
 
 
 def test_importing_is_cheap():
-    code = (
-        "import time, keras; start = time.perf_counter(); import keras_lgg;"
-        "print(time.perf_counter() - start)"
+    code = (  # the time of this process alone, whatever else the machine is doing
+        "import time, keras; start = time.process_time(); import keras_lgg;"
+        "print(time.process_time() - start)"
     )
     assert any(float(run(code)) < 0.1 for _ in range(5))  # machines are noisy
 

@@ -59,7 +59,7 @@ def assert_as_one_device(report, count):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_graphs_span_the_global_batch(count, known):
-    assert_as_one_device(trainings(count, *known), 13)
+    assert_as_one_device(trainings(count, *known), 14)
 
 
 @needs("batches that replicas share unevenly")
@@ -78,7 +78,7 @@ def test_local_graphs_are_others(known):
 
 @needs("several devices, `keras.distribution`")
 def test_sharded_weights(known):
-    assert_as_one_device(trainings(4, "--model-parallel", *known), 13)
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 14)
 
 
 @needs("several processes, `fit`")
@@ -91,7 +91,7 @@ def test_two_processes(local, known):
         if local:
             assert all(case["apart"] > 5e-5 for case in report.values()), report
         else:
-            assert_as_one_device(report, 13)
+            assert_as_one_device(report, 14)
 
 
 def printed(lines):
