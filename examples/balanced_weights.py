@@ -1,0 +1,236 @@
+"""A balanced weight against a tuned one, in each of the three applications.
+
+* Robustness: smoothness variation on three blocks; the accuracy over five levels of noise.
+* Distillation: graphs of a teacher; the accuracy of a student of an eighth of its width.
+* Embeddings: cross-entropy, with graph smoothness on the embeddings; the accuracy of 10-NN.
+
+For each seed, the tuned weight is the one of a grid that scores best on the validation split, 0
+among them; what it takes is a training for each. A balanced weight takes one training.
+
+    python examples/balanced_weights.py --quick
+    python examples/balanced_weights.py
+
+All is tested on the test split, once. Prints the tables and writes the figure into --output. Needs
+the extra ``examples`` and, for data other than digits, ``datasets``.
+"""
+
+import math
+
+import common
+import keras
+import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
+
+import keras_lgg as lgg
+
+BLOCKS = ["block1", "block2", "block3"]
+TEACHER_WIDTH, STUDENT_WIDTH, EMBEDDING_WIDTH = 128, 16, 16
+SIGMAS = [0.0, 0.1, 0.2, 0.3, 0.4]  # of the noise, for pixels in [0, 1]
+GRIDS = {
+    "robustness": [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3],
+    "distillation": [0, 0.01, 0.1, 1, 10, 100],
+    "embeddings": [0, 1e-4, 1e-3, 0.01, 0.1, 1],
+}
+NONE, TUNED = "weight 0", "tuned weight"
+SCORE, WEIGHT = "test accuracy (%)", "log10 of the weight"
+
+
+def run_seed(args, seed):
+    """Train with every weight of the grids, and with balanced ones: rows for `run_seeds`."""
+    data = prepared(common.few(common.load(args), args.samples, seed))
+    keras.utils.set_random_seed(seed)
+    teacher = classifier(data, TEACHER_WIDTH)
+    fit(args, teacher, data, seed, label="teacher")
+    rows = []
+    for task in GRIDS:
+
+        def measure(task=task, **options):
+            return measured(args, data, task, teacher, seed, options)
+
+        tried = [measure(weight=weight) for weight in args.grid[task]]
+        # The tuner's choice looks at the validation split alone.
+        shown = {NONE: tried[0], TUNED: max(tried, key=lambda found: found[0]["validation"])}
+        for fraction in args.fractions:
+            shown[f"balanced, {fraction:g}"] = measure(weight="balanced", fraction=fraction)
+        for variant, (scores, weight) in shown.items():
+            rows.append(row(variant, f"{SCORE}: {task}", scores["test"]))
+            if weight > 0:
+                rows.append(row(variant, f"{WEIGHT}: {task}", math.log10(weight)))
+    return rows
+
+
+def row(variant, metric, value):
+    return {"variant": variant, "metric": metric, "value": value}
+
+
+def prepared(arrays):
+    """Flat images in [0, 1] and their labels, by split."""
+    splits = {"train": arrays.train, "validation": arrays.validation, "test": arrays.test}
+    return {
+        split: (images.reshape(len(images), -1).astype("float32") / 255, labels)
+        for split, (images, labels) in splits.items()
+    }
+
+
+def measured(args, data, task, teacher, seed, options):
+    """The scores by split, and the weight at the end."""
+    keras.utils.set_random_seed(seed)
+    build, score = TASKS[task]
+    model, network = build(data, teacher, options)
+    fit(args, model, data, seed, label=f"{task}  {options}")
+    scores = {split: score(network, data, split) for split in ("validation", "test")}
+    return scores, float(model.penalties[0].weight)
+
+
+def robust(data, teacher, options):
+    network = classifier(data, TEACHER_WIDTH)
+    loss = lgg.losses.SmoothnessVariation(power=2, num_classes=class_count(data))
+    return lgg.GeometryModel(network, [lgg.Penalty(loss, BLOCKS, **options)]), network
+
+
+def distilled(data, teacher, options):
+    student = classifier(data, STUDENT_WIDTH)
+    pairs = [(name, name) for name in BLOCKS]
+    penalty = lgg.Penalty(lgg.losses.GraphDistillation(), pairs, **options)
+    return lgg.Distiller(teacher, student, [penalty]), student
+
+
+def embedded(data, teacher, options):
+    normalization = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
+    network = keras.Sequential(
+        [*blocks(data, TEACHER_WIDTH), keras.layers.Dense(EMBEDDING_WIDTH), normalization],
+        name="embedder",
+    )
+    model = keras.Sequential(
+        [keras.Input(network.input_shape[1:]), network, keras.layers.Dense(class_count(data))]
+    )
+    penalty = lgg.Penalty(lgg.losses.GraphSmoothness(), "embedder", **options)
+    return lgg.GeometryModel(model, [penalty]), network
+
+
+def classifier(data, width):
+    return keras.Sequential([*blocks(data, width), keras.layers.Dense(class_count(data))])
+
+
+def class_count(data):
+    return int(data["train"][1].max()) + 1
+
+
+def blocks(data, width):
+    layers = [keras.Input(data["train"][0].shape[1:])]
+    for name in BLOCKS:
+        layers += [
+            keras.layers.Dense(width),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(name=name),
+        ]
+    return layers
+
+
+def fit(args, model, data, seed, *, label):
+    # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
+    jit_compile = keras.backend.backend() == "jax"
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), common.cross_entropy(), jit_compile=jit_compile
+    )
+    keras.utils.set_random_seed(seed)  # the same order of batches for every variant
+    history = model.fit(
+        *data["train"],
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+    )
+    print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)
+
+
+def outputs(network, images):
+    return network.predict(images, batch_size=1000, verbose=0)
+
+
+def accuracy(network, data, split):
+    images, labels = data[split]
+    return 100 * np.mean(outputs(network, images).argmax(axis=1) == labels)
+
+
+def under_noise(network, data, split):
+    """The mean over the levels, and over ten draws each: the same ones for every network."""
+    images, labels = data[split]
+    images, labels = np.tile(images, (10, 1)), np.tile(labels, 10)
+    noise = np.random.default_rng(0).standard_normal(images.shape, dtype="float32")
+    scores = []
+    for sigma in SIGMAS:
+        noisy = np.clip(images + np.float32(sigma) * noise, 0, 1)
+        scores.append(np.mean(outputs(network, noisy).argmax(axis=1) == labels))
+    return 100 * np.mean(scores)
+
+
+def neighbors(network, data, split):
+    (images, labels), (held_out, expected) = data["train"], data[split]
+    found = KNeighborsClassifier(10).fit(outputs(network, images), labels)
+    return 100 * found.score(outputs(network, held_out), expected)
+
+
+TASKS = {
+    "robustness": (robust, under_noise),
+    "distillation": (distilled, accuracy),
+    "embeddings": (embedded, neighbors),
+}
+
+
+def tables(frame):
+    parts = frame["metric"].str.partition(": ")
+    return {
+        kind: common.summary(frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric")
+        for kind in (SCORE, WEIGHT)
+    }
+
+
+def draw(frame):
+    """Each application's accuracy, by variant."""
+    figure, axes = common.figure(1, 3, (9, 3.2))
+    variants = list(dict.fromkeys(frame["variant"]))
+    for axis, task in zip(axes[0], GRIDS, strict=True):
+        rows = frame[frame["metric"] == f"{SCORE}: {task}"]
+        for place, (variant, color) in enumerate(zip(variants, common.PALETTE, strict=False)):
+            values = rows.loc[rows["variant"] == variant, "value"].to_numpy()
+            common.draw_point(axis, place, values, color)
+        axis.set_xticks(range(len(variants)), [v.replace(" ", "\n") for v in variants], fontsize=8)
+        axis.set(title=task, xlim=(-0.6, len(variants) - 0.4))
+    axes[0][0].set_ylabel(SCORE)
+    return figure
+
+
+def parse(argv):
+    options = common.parser(__doc__, "balanced_weights", epochs=25, batch_size=100)
+    options.set_defaults(data="digits")
+    add = options.add_argument
+    add("--samples", type=int, default=10_000, help="of the training split, at most")
+    add("--fractions", type=float, nargs="*", default=[0.03, 0.1, 0.3], help="of balanced weights")
+    args = common.arguments(options, argv, quick={"epochs": 5, "fractions": [0.1]})
+    args.grid = {task: grid[:: 2 if args.quick else 1] for task, grid in GRIDS.items()}
+    return args
+
+
+def main(argv=None):
+    """Returns the results as a table of ``variant, metric, value, seed``."""
+    args = parse(argv)
+    frame = common.run_seeds(run_seed, args)
+    common.finish(args, "balanced_weights", frame, tables(frame), draw(frame), explain(args))
+    return frame
+
+
+def explain(args):
+    grids = "; ".join(f"{task}: {', '.join(f'{w:g}' for w in g)}" for task, g in args.grid.items())
+    return (
+        f"Networks of three dense blocks, {TEACHER_WIDTH} wide (the student {STUDENT_WIDTH}), "
+        f"{args.epochs} epochs, batches of {args.batch_size}. Tuned: the weight of the grid with "
+        f"the best validation accuracy, for each seed ({grids}). Balanced: with the fraction "
+        "behind the name. Robustness is the mean accuracy over noise of standard deviation "
+        f"{', '.join(map(str, SIGMAS))}; distillation that of the student; embeddings that of "
+        "10-NN. The weight is that at the end of the training, over the seeds where it is not 0."
+    )
+
+
+if __name__ == "__main__":
+    main()
