@@ -195,7 +195,7 @@ def draw(frame):
         for place, (variant, color) in enumerate(zip(variants, common.PALETTE, strict=False)):
             values = rows.loc[rows["variant"] == variant, "value"].to_numpy()
             common.draw_point(axis, place, values, color)
-        axis.set_xticks(range(len(variants)), [v.replace(" ", "\n") for v in variants], fontsize=8)
+        axis.set_xticks(range(len(variants)), variants, rotation=40, ha="right")
         axis.set(title=task, xlim=(-0.6, len(variants) - 0.4))
     axes[0][0].set_ylabel(SCORE)
     return figure

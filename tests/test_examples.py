@@ -486,3 +486,36 @@ def test_a_penalty_is_on_the_layers_of_the_encoder_that_is_characterised():
         )
         assert float(sum(penalized.losses)) == pytest.approx(expected, rel=1e-4)
         assert expected > 0
+
+
+@ON_TORCH
+def test_balanced_weights(run):
+    import balanced_weights as example
+
+    values, page, output = run(example)
+    assert "    python examples/balanced_weights.py --quick" in page
+    assert "results_balanced_weights_digits.png" in page
+    for task in example.GRIDS:
+        score, weight = f"{example.SCORE}: {task}", f"{example.WEIGHT}: {task}"
+        scores = values.xs(score, level="metric")
+        assert list(scores.index) == [example.NONE, example.TUNED, "balanced, 0.1"]
+        assert scores.between(80, 100).all()
+        assert np.isfinite(values["balanced, 0.1", weight])
+        assert (example.NONE, weight) not in values.index
+        assert all(f"{found:.1f}" in page and f"{found:.1f}" in output for found in scores)
+
+
+def test_a_weight_is_tuned_on_the_validation_split(monkeypatch):
+    import balanced_weights as example
+
+    def measured(args, data, task, teacher, seed, options):
+        place = options["weight"] == "balanced" or args.grid[task].index(options["weight"])
+        return {"validation": -abs(place - 1), "test": 10 * place}, float(place)
+
+    monkeypatch.setattr(example, "measured", measured)
+    args = example.parse(["--quick", "--epochs", "1"])
+    found = {(row["variant"], row["metric"]): row["value"] for row in example.run_seed(args, 0)}
+    for task in example.GRIDS:
+        assert found[example.TUNED, f"{example.SCORE}: {task}"] == 10
+        assert found[example.TUNED, f"{example.WEIGHT}: {task}"] == 0
+        assert found[example.NONE, f"{example.SCORE}: {task}"] == 0
