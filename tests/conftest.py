@@ -20,17 +20,6 @@ def seeded():
     keras.backend.clear_session(free_memory=False)  # to collect garbage would double the time
 
 
-@pytest.fixture(autouse=True, scope="module")
-def memory():
-    """Gives back what a module's compiled functions hold: over the suite, many gigabytes."""
-    yield
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.clear_caches()
-    keras.backend.clear_session()
-
-
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
