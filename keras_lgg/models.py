@@ -4,6 +4,8 @@ import contextlib
 import contextvars
 import copy
 import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -12,6 +14,7 @@ from keras_lgg import replicas
 from keras_lgg.cache import OUTPUTS, split_cached
 from keras_lgg.penalties import (
     NotFinite,
+    Penalty,
     check_base_penalty,
     check_penalties,
     is_keras_distillation,
@@ -21,6 +24,7 @@ from keras_lgg.penalties import (
     teacher_student_taps,
 )
 from keras_lgg.taps import is_graph, tapped_model
+from keras_lgg.types import PathLike, Tensor
 
 
 class PenalizedModel(keras.Model):
@@ -30,7 +34,7 @@ class PenalizedModel(keras.Model):
     ``weight * value`` over the penalties, in training and in evaluation alike.
     """
 
-    def __init__(self, core, penalties, **kwargs):
+    def __init__(self, core: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
         kwargs.setdefault("dtype", core.dtype_policy)
         # Inputs go to the core as they are: it knows which dtypes it wants.
         super().__init__(autocast=False, **kwargs)
@@ -45,7 +49,7 @@ class PenalizedModel(keras.Model):
         if is_graph(core):  # Keras exports to ONNX only what has been called
             core(core.inputs[0] if isinstance(core, keras.Sequential) else core.input)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         record = _record.get()
         if record is None or not self._tapped:
             return self._core(inputs, training=training)
@@ -53,7 +57,7 @@ class PenalizedModel(keras.Model):
         return outputs
 
     @contextlib.contextmanager
-    def recording_taps(self):
+    def recording_taps(self) -> Iterator[None]:
         """Keep what the taps see in a call of the model for the `compute_loss` that follows.
 
         ``fit`` and ``evaluate`` do this by themselves; a training loop of your own needs it.
@@ -79,15 +83,22 @@ class PenalizedModel(keras.Model):
             _record.reset(token)
 
     # These two take and return what each backend's trainer does.
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
             return super().train_step(*args, **kwargs)
 
-    def test_step(self, *args, **kwargs):
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
             return super().test_step(*args, **kwargs)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if self.loss is None and not self.losses:
             total = ops.zeros((), dtype="float32")
         else:
@@ -137,14 +148,16 @@ class PenalizedModel(keras.Model):
             )
         return targets[0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         restored = {
             key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
             for key, value in config.items()
@@ -197,7 +210,7 @@ class GeometryModel(PenalizedModel):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, base, penalties, **kwargs):
+    def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
         super().__init__(base, penalties, **kwargs)
         self.base = base
         paths = []
@@ -224,7 +237,7 @@ class GeometryModel(PenalizedModel):
         labels = self._labels(penalty, y) if loss_needs_labels(penalty.loss) else None
         return loss_on_layers(penalty.loss, representations, labels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         base = keras.saving.serialize_keras_object(self.base)
         return {**super().get_config(), "base": base}
 
@@ -274,7 +287,13 @@ class Distiller(PenalizedModel):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, teacher, student, penalties, **kwargs):
+    def __init__(
+        self,
+        teacher: keras.Model | None,
+        student: keras.Model,
+        penalties: Sequence[Penalty],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(student, penalties, **kwargs)
         self.student = student
         self._pairs = [teacher_student_taps(penalty) for penalty in self.penalties]
@@ -287,19 +306,12 @@ class Distiller(PenalizedModel):
         return self.student
 
     @property
-    def teacher(self):
+    def teacher(self) -> keras.Model | None:
         """The teacher, or ``None`` until one is assigned."""
         return self._teacher.model
 
-    def __setattr__(self, name, value):
-        # Keras tracks each model that is set as an attribute: the teacher's variables would then
-        # be trained with the student's, and its losses added to the student's.
-        if name == "teacher":
-            self._set_teacher(value)
-        else:
-            super().__setattr__(name, value)
-
-    def _set_teacher(self, teacher):
+    @teacher.setter
+    def teacher(self, teacher: keras.Model | None) -> None:
         if teacher is not None and not teacher.built:
             raise ValueError(
                 f"The teacher '{teacher.name}' has no weights yet. Expected a trained model. "
@@ -310,8 +322,16 @@ class Distiller(PenalizedModel):
         # A function that was compiled with another teacher must not be used again.
         self.train_function = self.test_function = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Keras tracks each model that is set as an attribute: the teacher's variables would then
+        # be trained with the student's, and its losses added to the student's.
+        if name == "teacher":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
-    def non_trainable_variables(self):
+    def non_trainable_variables(self) -> list[keras.Variable]:
         """Of the student, and all of the teacher's: the step reads them, the optimizer does not."""
         own = super().non_trainable_variables
         if self.teacher is None:
@@ -319,7 +339,7 @@ class Distiller(PenalizedModel):
         known = {id(v) for v in self.variables}
         return own + [v for v in self.teacher.variables if id(v) not in known]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return super().call(split_cached(inputs)[0], training=training)
 
     def _recorded_taps(self, x, training):
@@ -368,7 +388,9 @@ class Distiller(PenalizedModel):
         ]
         return sum(found) / len(found)
 
-    def save(self, filepath, *args, include_teacher=True, **kwargs):
+    def save(
+        self, filepath: PathLike, *args: Any, include_teacher: bool = True, **kwargs: Any
+    ) -> None:
         """As `keras.Model.save`, with or without the teacher and its weights in the file."""
         teacher = self._teacher
         if not include_teacher:
@@ -378,7 +400,7 @@ class Distiller(PenalizedModel):
         finally:
             self._teacher = teacher
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         teacher = None if self.teacher is None else serialize(self.teacher)
         return {**super().get_config(), "teacher": teacher, "student": serialize(self.student)}

@@ -3,6 +3,8 @@
 import math
 import numbers
 import re
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -42,7 +44,15 @@ class Penalty:
         ('graph_variation', 0.1)
     """
 
-    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None):
+    def __init__(
+        self,
+        loss: keras.losses.Loss | keras.distillation.DistillationLoss,
+        taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
+        weight: float = 1.0,
+        name: str | None = None,
+        *,
+        labels: str | int | None = None,
+    ) -> None:
         self.loss = check_loss(loss)
         self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
         self.weight = keras.Variable(
@@ -51,7 +61,7 @@ class Penalty:
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "taps": self.taps,
@@ -61,7 +71,7 @@ class Penalty:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
 
