@@ -55,6 +55,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=["keras_lgg"],
+    package_data={"keras_lgg": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.12,<4", "tensorflow>=2.18", "numpy>=1.26"],
     extras_require=EXTRAS,

@@ -13,6 +13,7 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.labels import are_class_indices
 from keras_lgg.spaces import ROUNDING, finite_rows, row_blocks, unit_rows
+from keras_lgg.types import ArrayLike
 
 # The option that a method needs, which no other one takes.
 OPTIONS = {
@@ -26,7 +27,16 @@ OPTIONS = {
 METHODS = tuple(OPTIONS)
 
 
-def select_anchors(x, k, *, method="uniform", labels=None, first=None, other=None, seed=0):
+def select_anchors(
+    x: ArrayLike,
+    k: int,
+    *,
+    method: str = "uniform",
+    labels: ArrayLike | None = None,
+    first: int | None = None,
+    other: ArrayLike | None = None,
+    seed: int = 0,
+) -> np.ndarray:
     """Indices of k samples to serve as anchors.
 
     The order of the anchors is that of the axes of the relative codes: models that are to share

@@ -4,11 +4,14 @@ import dataclasses
 import functools
 import math
 import random
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.classifiers import Network
 from keras_lgg.perturbations import (
     ModelPerturbation,
     at_snr,
@@ -22,7 +25,9 @@ from keras_lgg.perturbations import (
 
 
 class _Attack(ModelPerturbation):
-    def outputs(self, network, images, labels, *, seed):
+    def outputs(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[np.ndarray]:
         for severity in self.severities:
             yield network.outputs(self.attack(network, images, labels, severity, seed))
 
@@ -53,10 +58,10 @@ class FGSM(_Attack):
     https://arxiv.org/abs/1412.6572
     """
 
-    epsilons: tuple | None = None
-    snr: tuple | None = None
+    epsilons: Sequence[float] | None = None
+    snr: Sequence[float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.epsilons is None) == (self.snr is None):
             raise checks.invalid(
                 "epsilons",
@@ -69,14 +74,16 @@ class FGSM(_Attack):
             store_numbers(self, "snr", math.isfinite, "finite numbers of dB")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return "FGSM" if self.snr is None else "FGSM at SNR"
 
     @property
-    def severities(self):
+    def severities(self) -> Sequence[float]:
         return self.epsilons if self.snr is None else self.snr
 
-    def attack(self, network, images, labels, severity, seed):
+    def attack(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, severity: float, seed: int
+    ) -> np.ndarray:
         return np.clip(images + self._step(network, images, labels, severity), 0, 1)
 
     def _step(self, network, images, labels, severity):
@@ -112,13 +119,13 @@ class PGD(_Attack):
     ICLR 2018, https://arxiv.org/abs/1706.06083
     """
 
-    epsilons: tuple
+    epsilons: Sequence[float]
     norm: str = "linf"
     steps: int = 10
     step_size: float | None = None
     random_start: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         store_numbers(self, "epsilons", is_positive, "positive numbers")
         checks.check_choice("norm", self.norm, ("linf", "l2"))
         checks.check_positive_integer("steps", self.steps)
@@ -126,14 +133,16 @@ class PGD(_Attack):
             checks.check_positive("step_size", self.step_size)
 
     @property
-    def name(self):
+    def name(self) -> str:
         return "PGD L-inf" if self.norm == "linf" else "PGD L2"
 
     @property
-    def severities(self):
+    def severities(self) -> Sequence[float]:
         return self.epsilons
 
-    def attack(self, network, images, labels, severity, seed):
+    def attack(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, severity: float, seed: int
+    ) -> np.ndarray:
         step = self.step_size or 2.5 * severity / self.steps
         start = self._start(images, severity, seed) if self.random_start else 0
         x = np.clip(images + start, 0, 1).astype("float32")
@@ -198,12 +207,12 @@ class ArtAttack(_Attack):
 
     attack_class: type
     _: dataclasses.KW_ONLY
-    settings: dict | None = None
-    severities: tuple | None = None
+    settings: dict[str, Any] | None = None
+    severities: Sequence[float] | None = None
     severity_argument: str = "eps"
     name: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         base = checks.require("art.attacks.attack", "attacks").EvasionAttack
         if not isinstance(self.attack_class, type) or not issubclass(self.attack_class, base):
             raise checks.invalid(
@@ -217,7 +226,9 @@ class ArtAttack(_Attack):
             store_numbers(self, "severities", math.isfinite, "finite numbers")
         object.__setattr__(self, "name", self.name or self.attack_class.__name__)
 
-    def attack(self, network, images, labels, severity, seed):
+    def attack(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, severity: float, seed: int
+    ) -> np.ndarray:
         settings = dict(self.settings or {})
         if "verbose" in self.attack_class.attack_params:
             settings.setdefault("verbose", False)

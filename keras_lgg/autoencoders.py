@@ -7,16 +7,26 @@
 [3] Kingma and Welling, "Auto-encoding variational Bayes", arXiv 1312.6114.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 from keras import layers, ops
 
 from keras_lgg import checks
+from keras_lgg.types import DType, Tensor
 
 STRIDES = 4  # of the encoder, in all
 LOG_VARIANCE = 10  # the largest, and negated the smallest, so that its exponential stays finite
 
 
-def build_cae(input_shape, *, channels=128, use_bias=False, latent_activation="relu"):
+def build_cae(
+    input_shape: Sequence[int],
+    *,
+    channels: int = 128,
+    use_bias: bool = False,
+    latent_activation: str | Callable[[Tensor], Tensor] | None = "relu",
+) -> keras.Model:
     """A convolutional autoencoder, compiled and ready for ``model.fit(x, x, batch_size=128)``.
 
     Three 3x3 convolutions make a latent of a quarter of the height and width; two transposed ones
@@ -58,14 +68,14 @@ def build_cae(input_shape, *, channels=128, use_bias=False, latent_activation="r
 
 
 def build_dae(
-    input_shape,
+    input_shape: Sequence[int],
     *,
-    channels=128,
-    use_bias=False,
-    latent_activation="relu",
-    noise=0.5,
-    seed=None,
-):
+    channels: int = 128,
+    use_bias: bool = False,
+    latent_activation: str | Callable[[Tensor], Tensor] | None = "relu",
+    noise: float = 0.5,
+    seed: int | None = None,
+) -> keras.Model:
     """A denoising autoencoder: `build_cae` with a `Corruption` of its input in training.
 
     Train it by ``model.fit(x, x, batch_size=128)``, on clean images: the noise is inside.
@@ -101,14 +111,14 @@ def build_dae(
 
 
 def build_vae(
-    input_shape,
+    input_shape: Sequence[int],
     *,
-    channels=128,
-    use_bias=False,
-    latent_activation="relu",
-    beta=1.0,
-    seed=None,
-):
+    channels: int = 128,
+    use_bias: bool = False,
+    latent_activation: str | Callable[[Tensor], Tensor] | None = "relu",
+    beta: float = 1.0,
+    seed: int | None = None,
+) -> keras.Model:
     """A variational autoencoder whose latent is a tensor of independent Gaussians.
 
     On the convolutions of `build_cae`, the last of which is ``"trunk"`` here, two 1x1 convolutions
@@ -177,13 +187,13 @@ class Corruption(layers.Layer):
     Reference: [2]
     """
 
-    def __init__(self, stddev=0.5, *, seed=None, **kwargs):
+    def __init__(self, stddev: float = 0.5, *, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         checks.check_positive("stddev", stddev)
         self.stddev, self.seed = stddev, seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training:
             return inputs
         shape = ops.shape(inputs)
@@ -194,10 +204,10 @@ class Corruption(layers.Layer):
         noise = keras.random.normal(shape, dtype=inputs.dtype, seed=self.generator)
         return ops.clip(inputs + stddev * noise, 0.0, 1.0)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "stddev": self.stddev, "seed": self.seed}
 
 
@@ -232,14 +242,14 @@ class Sampling(layers.Layer):
     Reference: [3] appendix B
     """
 
-    def __init__(self, beta=1.0, *, seed=None, **kwargs):
+    def __init__(self, beta: float = 1.0, *, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if beta != 0:
             checks.check_positive("beta", beta)
         self.beta, self.seed = beta, seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, mean, log_variance):
+    def call(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         wide = [
             ops.cast(x, keras.backend.result_type(x.dtype, "float32")) for x in (mean, log_variance)
         ]
@@ -247,10 +257,12 @@ class Sampling(layers.Layer):
         eps = keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=self.generator)
         return mean + ops.exp(0.5 * log_variance) * eps
 
-    def compute_output_shape(self, mean_shape, log_variance_shape):
+    def compute_output_shape(
+        self, mean_shape: tuple[int | None, ...], log_variance_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return mean_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta, "seed": self.seed}
 
 
@@ -275,10 +287,16 @@ class SummedCrossentropy(keras.losses.Loss):
     Reference: [3] appendix C
     """
 
-    def __init__(self, *, name="summed_crossentropy", reduction="sum_over_batch_size", dtype=None):
+    def __init__(
+        self,
+        *,
+        name: str | None = "summed_crossentropy",
+        reduction: str | None = "sum_over_batch_size",
+        dtype: DType | None = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         pixels = ops.binary_crossentropy(y_true, y_pred)
         return ops.sum(pixels, axis=tuple(range(1, len(pixels.shape))))
 

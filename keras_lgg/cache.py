@@ -3,20 +3,30 @@
 import hashlib
 import pathlib
 import shutil
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lgg.checks import invalid
-from keras_lgg.penalties import check_penalties, teacher_student_taps
+from keras_lgg.penalties import Penalty, check_penalties, teacher_student_taps
 from keras_lgg.taps import tapped_model
+from keras_lgg.types import Dataset, PathLike
 
 # A cached sample's inputs are a dict of these two: what the student sees, and what the teacher
 # said, by tap; OUTPUTS stands for the teacher's own outputs.
 INPUTS, TEACHER, OUTPUTS = "inputs", "teacher", "outputs"
 
 
-def teacher_cache(teacher, penalties, data, *, path=None, batch_size=128):
+def teacher_cache(
+    teacher: keras.Model,
+    penalties: Sequence[Penalty],
+    data: tuple[Any, ...] | Dataset,
+    *,
+    path: PathLike | None = None,
+    batch_size: int = 128,
+) -> Dataset:
     """What a distiller's penalties need of the teacher, for each sample of some data.
 
     The teacher runs once over the data, in inference mode. A `Distiller` with no teacher trains on

@@ -3,12 +3,14 @@
 import math
 import pathlib
 import shutil
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lgg.layers import penalties_in
 from keras_lgg.models import PenalizedModel
+from keras_lgg.types import PathLike
 
 WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # of a backup
 
@@ -38,7 +40,7 @@ class GeometryGuard(keras.callbacks.Callback):
         The penalty 'graph_smoothness' is not finite at step 1
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not isinstance(self.model, PenalizedModel) and not penalties_in(self.model):
             raise ValueError(
                 f"The model '{self.model.name}' has nothing to guard. Expected a GeometryModel, a "
@@ -48,14 +50,14 @@ class GeometryGuard(keras.callbacks.Callback):
             )
         self._watch(True)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         scalars = [float(v) for v in (logs or {}).values() if np.ndim(v) == 0]
         if not all(map(math.isfinite, scalars)):
             if keras.backend.backend() == "jax":  # which keeps the state of a step beside the model
                 self.model.jax_state_sync()
             raise FloatingPointError(self._message())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._watch(False)
 
     def _watch(self, watching):
@@ -118,11 +120,11 @@ class AtomicBackup(keras.callbacks.Callback):
         >>> _ = model.fit(np.ones((6, 4)), np.ones((6, 3)), epochs=2, verbose=0, callbacks=[backup])
     """
 
-    def __init__(self, backup_dir):
+    def __init__(self, backup_dir: PathLike) -> None:
         super().__init__()
         self.backup_dir = pathlib.Path(backup_dir)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         latest = max(self._backups(), default=None)
         if latest is None:
             return
@@ -135,7 +137,7 @@ class AtomicBackup(keras.callbacks.Callback):
         # As Keras's own callback tells fit() where to begin.
         self.model._initial_epoch = int(latest.name)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         older = self._backups()
         unfinished = self.backup_dir / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -146,7 +148,7 @@ class AtomicBackup(keras.callbacks.Callback):
         for path in older:
             shutil.rmtree(path)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         shutil.rmtree(self.backup_dir, ignore_errors=True)
 
     def _backups(self):

@@ -5,6 +5,8 @@ import dataclasses
 import numbers
 import random
 import typing
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from keras_lgg.manifold_report import LatentManifold, Level, ManifoldReport
 from keras_lgg.psd_distances import curve_lengths
 from keras_lgg.strata import MODES, mode_factors, ranks_at
 from keras_lgg.taps import is_graph
+from keras_lgg.types import ArrayLike
 
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LATENTS = ("sample", "mean", "fresh_eps")
@@ -22,23 +25,26 @@ HALVES = 10  # splits of the clean latents whose angles are averaged
 COORDINATES = 50  # axes that are kept, for pictures
 SHOWN = 8  # images that are kept, reconstructed, and steps between two of them
 
+# A model of two parts, the parts, or an encoder alone.
+Autoencoder: TypeAlias = keras.Model | tuple[keras.Model, keras.Model]
+
 
 def characterize(
-    autoencoder,
-    x,
+    autoencoder: Autoencoder | Mapping[str, Autoencoder],
+    x: ArrayLike,
     *,
-    sigmas=SIGMAS,
-    latent="sample",
-    controls=True,
-    energy=0.8,
-    kernel="distance",
-    weights="median",
-    kappa=1.0,
-    rtol=None,
-    seed=0,
-    batch_size=256,
-    progress=True,
-):
+    sigmas: Sequence[float] = SIGMAS,
+    latent: str = "sample",
+    controls: bool = True,
+    energy: float = 0.8,
+    kernel: str = "distance",
+    weights: str | Sequence[float] = "median",
+    kappa: float = 1.0,
+    rtol: float | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> ManifoldReport:
     """What becomes of the latents of autoencoders as their inputs are disturbed more and more.
 
     Each image is disturbed by one Gaussian noise at growing strength, clipped to [0, 1], the same

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.types import ArrayLike
 
 
 class Network:
@@ -54,7 +55,14 @@ class Network:
         return np.concatenate(results)
 
 
-def input_gradient(model, x, labels, *, from_logits=True, batch_size=256):
+def input_gradient(
+    model: keras.Model,
+    x: ArrayLike,
+    labels: ArrayLike,
+    *,
+    from_logits: bool = True,
+    batch_size: int = 256,
+) -> np.ndarray:
     """Gradient of the summed cross-entropy of a classifier with respect to its pixels.
 
     The model runs with ``training=False`` and stays as it was. The gradient is compiled once a

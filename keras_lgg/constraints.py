@@ -1,9 +1,12 @@
 """Constraints on kernels that keep a network's layers from amplifying deviations."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -34,13 +37,13 @@ class Parseval(keras.constraints.Constraint):
     Reference: Cisse et al., "Parseval networks", ICML 2017, https://arxiv.org/abs/1704.08847
     """
 
-    def __init__(self, beta=0.01):
+    def __init__(self, beta: float = 0.01) -> None:
         checks.check_positive("beta", beta)
         if beta > 0.5:
             raise checks.invalid("beta", "a number in (0, 0.5], such as 0.01", beta)
         self.beta = beta
 
-    def __call__(self, w):
+    def __call__(self, w: Tensor) -> Tensor:
         shape = tuple(w.shape)
         if len(shape) < 2:
             raise checks.invalid("w", "a kernel of at least two axes", f"shape {shape}")
@@ -53,5 +56,5 @@ class Parseval(keras.constraints.Constraint):
             cube = ops.matmul(kernel, ops.matmul(transposed, kernel))
         return ops.reshape((1.0 + self.beta) * kernel - self.beta * cube, shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"beta": self.beta}

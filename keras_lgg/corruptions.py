@@ -6,6 +6,7 @@ import io
 import math
 import os
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from keras_lgg.perturbations import (
     sample_rng,
     store_numbers,
 )
+from keras_lgg.types import PathLike
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,18 +44,20 @@ class GaussianNoise(DataPerturbation):
         (20, 10)
     """
 
-    snr: tuple = (30, 25, 20, 15, 10)
+    snr: Sequence[float] = (30, 25, 20, 15, 10)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         store_numbers(self, "snr", math.isfinite, "finite numbers of dB")
 
     name = "Gaussian noise"
 
     @property
-    def severities(self):
+    def severities(self) -> Sequence[float]:
         return self.snr
 
-    def data(self, images, labels, *, seed):
+    def data(
+        self, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for snr in self.snr:
             yield np.clip(images + self._noise(images, snr, seed), 0, 1), labels
 
@@ -90,14 +94,16 @@ class CommonCorruption(DataPerturbation):
 
     name: str
     _: dataclasses.KW_ONLY
-    severities: tuple = (1, 2, 3, 4, 5)
+    severities: Sequence[int] = (1, 2, 3, 4, 5)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         package = checks.require("imagecorruptions", "robustness")
         checks.check_choice("name", self.name, package.get_corruption_names("all"))
         store_numbers(self, "severities", (1, 2, 3, 4, 5).__contains__, "integers from 1 to 5")
 
-    def data(self, images, labels, *, seed):
+    def data(
+        self, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pixels = _three_channels(self.name, images)
         for severity in self.severities:
             corrupted = self._corrupt(pixels, int(severity), seed) / np.float32(255)
@@ -128,7 +134,7 @@ class CommonCorruption(DataPerturbation):
         return np.stack(corrupted)
 
 
-def common_corruptions(*, severities=(1, 2, 3, 4, 5)):
+def common_corruptions(*, severities: Sequence[int] = (1, 2, 3, 4, 5)) -> list[CommonCorruption]:
     """The 15 common corruptions, as a list of `CommonCorruption`.
 
     Args:
@@ -185,10 +191,10 @@ class ReadyMadeCorruption(DataPerturbation):
     dataset: str
     corruption: str
     _: dataclasses.KW_ONLY
-    severities: tuple | None = None
-    data_dir: str | os.PathLike | None = None
+    severities: Sequence[int] | None = None
+    data_dir: PathLike | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.check_choice("corruption", self.corruption, _corruption_types(self.dataset))
         known = _SEVERITIES[self.dataset]
         if self.severities is None:
@@ -199,16 +205,24 @@ class ReadyMadeCorruption(DataPerturbation):
             store_numbers(self, "severities", known.__contains__, "integers from 1 to 5")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.dataset}/{self.corruption}"
 
-    def data(self, images, labels, *, seed):
+    def data(
+        self, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for severity in self.severities:
             suffix = "" if math.isnan(severity) else f"_{int(severity)}"
             yield checked_data(_load(f"{self.name}{suffix}", self.data_dir))
 
 
-def ready_made_corruptions(dataset, *, corruptions=None, severities=None, data_dir=None):
+def ready_made_corruptions(
+    dataset: str,
+    *,
+    corruptions: Iterable[str] | None = None,
+    severities: Sequence[int] | None = None,
+    data_dir: PathLike | None = None,
+) -> list[ReadyMadeCorruption]:
     """The corruptions of a published set, as a list of `ReadyMadeCorruption`.
 
     Args:

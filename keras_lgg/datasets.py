@@ -12,12 +12,14 @@ import functools
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.types import ArrayLike, Dataset, PathLike
 
 AUGMENTATIONS = ("crop", "flip")
 
@@ -41,13 +43,13 @@ class Arrays(NamedTuple):
         (8, 8, 1)
     """
 
-    train: tuple
-    validation: tuple
-    test: tuple
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
     classes: int
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Shape of one image, ``(height, width, channels)``."""
         return self.train[0].shape[1:]
 
@@ -72,25 +74,25 @@ class Pipelines(NamedTuple):
         (12, 10)
     """
 
-    train: Any
-    validation: Any
-    test: Any
-    shape: tuple
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    shape: tuple[int, ...]
     classes: int
-    normalization: keras.layers.Layer
+    normalization: keras.layers.Normalization
 
 
 def pipelines(
-    source,
+    source: str | Arrays,
     *,
-    batch_size=128,
-    balanced=None,
-    validation=0.1,
-    augment=(),
-    seed=0,
-    data_dir=None,
-    download=True,
-):
+    batch_size: int = 128,
+    balanced: tuple[int, int] | None = None,
+    validation: float = 0.1,
+    augment: str | Sequence[str] = (),
+    seed: int = 0,
+    data_dir: PathLike | None = None,
+    download: bool = True,
+) -> Pipelines:
     """Ready `tf.data` pipelines of an image classification set.
 
     Images are scaled to [0, 1], and normalised by the mean and the standard deviation of each
@@ -141,7 +143,9 @@ def pipelines(
     return Pipelines(finish(train), *held_out, data.shape, data.classes, normalization)
 
 
-def arrays(name, *, validation=0.1, data_dir=None, download=True):
+def arrays(
+    name: str, *, validation: float = 0.1, data_dir: PathLike | None = None, download: bool = True
+) -> Arrays:
     """The splits of an image classification set as NumPy arrays, for any backend or tool.
 
     Args:
@@ -175,7 +179,9 @@ def arrays(name, *, validation=0.1, data_dir=None, download=True):
     return Arrays(train, held_out, test, classes)
 
 
-def balanced_batches(labels, *, classes, samples, seed=0):
+def balanced_batches(
+    labels: ArrayLike, *, classes: int, samples: int, seed: int | Sequence[int] = 0
+) -> np.ndarray:
     """One epoch of class-balanced batches, as indices.
 
     Each batch holds ``samples`` samples of each of ``classes`` classes that are drawn for it. A
@@ -250,7 +256,16 @@ class BalancedBatches(keras.utils.PyDataset):
         ((40, 8, 8, 1), 5)
     """
 
-    def __init__(self, images, labels, *, classes, samples, seed=0, **kwargs):
+    def __init__(
+        self,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        classes: int,
+        samples: int,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.check_same_length(images=np.asarray(images), labels=np.asarray(labels))
         self.images, self.labels = np.asarray(images), np.asarray(labels)
@@ -260,14 +275,14 @@ class BalancedBatches(keras.utils.PyDataset):
         self._seed, self._epoch = seed, 0
         self._batches = self._draw(seed=(seed, 0))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         batch = self._batches[index]
         return self.images[batch], self.labels[batch]
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Draw the batches of the next epoch."""
         self._epoch += 1
         self._batches = self._draw(seed=(self._seed, self._epoch))

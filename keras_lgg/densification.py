@@ -1,5 +1,7 @@
 """Densification: samples of a class at one distance along the tree that spans them."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,9 +10,10 @@ from keras_lgg.labels import class_indices
 from keras_lgg.losses import GeometryLoss
 from keras_lgg.numerics import flatten_representation, safe_sqrt
 from keras_lgg.pair_graphs import squared_distances
+from keras_lgg.types import DType, Tensor
 
 
-def densification_loss(x, *, labels=None, beta=8.0):
+def densification_loss(x: Tensor, *, labels: Tensor | None = None, beta: float = 8.0) -> Tensor:
     """How far the edges of each class's minimum spanning tree are from a length.
 
     The Euclidean minimum spanning tree of the samples of one class tells at which distances the
@@ -103,15 +106,22 @@ class DensificationLoss(GeometryLoss):
 
     needs_labels = True
 
-    def __init__(self, *, beta=8.0, name="densification", dtype=None, global_graph=True):
+    def __init__(
+        self,
+        *,
+        beta: float = 8.0,
+        name: str | None = "densification",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         check_positive("beta", beta)
         self.beta = beta
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return densification_loss(y_pred, labels=y_true, beta=self.beta)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["reduction"]  # the value is a scalar
         return {**config, "beta": self.beta}

@@ -45,12 +45,13 @@ from keras_lgg.pair_graphs import (
 )
 from keras_lgg.pairs import rows_of_block, whole
 from keras_lgg.products import cosine_product
+from keras_lgg.types import Tensor
 
 METRICS = ("cosine", "rbf", "exponential")
 PAIRS = ("all", "intra", "inter")
 
 
-def similarity(x, *, metric="cosine", alpha=1.0):
+def similarity(x: Tensor, *, metric: str = "cosine", alpha: float = 1.0) -> Tensor:
     """Similarity of every pair of samples, self-similarities included.
 
     Args:
@@ -80,7 +81,7 @@ def similarity(x, *, metric="cosine", alpha=1.0):
     return similarities(flatten_representation(x), metric, alpha, None).matrix
 
 
-def knn_mask(adjacency, *, k):
+def knn_mask(adjacency: Tensor, *, k: int) -> Tensor:
     """Which edges join a node to one of its k nearest neighbours, in either direction.
 
     Edge (i, j) is kept where j is among the k largest weights of row i, or i among those of
@@ -112,7 +113,7 @@ def knn_mask(adjacency, *, k):
     return adjacency.map_rows(nearest, weakest=weakest)
 
 
-def normalize_degrees(adjacency):
+def normalize_degrees(adjacency: Tensor) -> Tensor:
     """Symmetric degree normalisation, ``D**(-1/2) A D**(-1/2)`` with ``D_ii = sum_j A_ij``.
 
     A node whose degree is not positive (to rounding: signed weights can cancel) is isolated:
@@ -140,8 +141,16 @@ def normalize_degrees(adjacency):
 
 
 def latent_geometry_graph(
-    x, *, metric="cosine", alpha=1.0, k=None, normalize=True, pairs="all", labels=None, mask=None
-):
+    x: Tensor,
+    *,
+    metric: str = "cosine",
+    alpha: float = 1.0,
+    k: int | None = None,
+    normalize: bool = True,
+    pairs: str = "all",
+    labels: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """The latent geometry graph (LGG) of a batch, as a weighted adjacency matrix.
 
     The steps, in this order: similarity, no self loops, degree normalisation, class pairs,
@@ -198,7 +207,7 @@ def latent_geometry_graph(
     return adjacency if mask is None else ops.where(mask, adjacency, 0.0)
 
 
-def laplacian(adjacency, *, normalized=False):
+def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
     """Graph Laplacian of an adjacency matrix.
 
     Args:
@@ -233,7 +242,9 @@ def laplacian(adjacency, *, normalized=False):
     )
 
 
-def smoothness(adjacency, signal, *, power=1, normalized=False):
+def smoothness(
+    adjacency: Tensor, signal: Tensor, *, power: int = 1, normalized: bool = False
+) -> Tensor:
     """Smoothness of a signal on a graph, ``trace(S.T @ L**power @ S)``; 0 is smoothest.
 
     For power 1 and a one-hot label signal it is the total weight of the edges between samples
@@ -270,8 +281,15 @@ def smoothness(adjacency, signal, *, power=1, normalized=False):
 
 
 def label_smoothness(
-    x, labels, *, power=1, k=None, num_classes=None, relative=False, block_size=None
-):
+    x: Tensor,
+    labels: Tensor,
+    *,
+    power: int = 1,
+    k: int | None = None,
+    num_classes: int | None = None,
+    relative: bool = False,
+    block_size: int | None = None,
+) -> Tensor:
     """Smoothness of the class labels on the cosine graph of a batch, without degree normalisation.
 
     Where the number of classes is known (from ``num_classes``, or from one-hot labels) and

@@ -12,12 +12,14 @@ The steps follow each other::
 """
 
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.psd_distances import check_kappa
 from keras_lgg.strata import MODES, mode_factors
+from keras_lgg.types import ArrayLike
 
 KERNELS = ("distance", "gaussian")
 MOST_POINTS = 3000  # whose eigenvectors take some ten seconds and 200 MiB
@@ -27,7 +29,14 @@ NEGATIVE = 1e-8  # and none may be below this share of it, negated
 SAME = 1e-10  # where no distance is above this share of the features' lengths, all is rounding
 
 
-def product_distances(latents, *, weights="median", clean=None, kappa=1.0, rtol=None):
+def product_distances(
+    latents: ArrayLike,
+    *,
+    weights: str | Sequence[float] = "median",
+    clean: int | None = None,
+    kappa: float = 1.0,
+    rtol: float | None = None,
+) -> np.ndarray:
     """Squared distances of latent tensors, as points of a product of three manifolds.
 
     ``d² = sum_k w_k d_k²`` over the three modes, where ``d_k`` is `embedded_distance` of the
@@ -87,7 +96,9 @@ def weighted_distances(factors, *, weights, clean, kappa):
     return total, tuple(used)
 
 
-def product_kernel(squared_distances, *, kernel="distance", gamma="median"):
+def product_kernel(
+    squared_distances: ArrayLike, *, kernel: str = "distance", gamma: float | str = "median"
+) -> np.ndarray:
     """A positive semi-definite kernel of squared distances.
 
     The squared distances of `product_distances` are Euclidean between features, so that both
@@ -126,7 +137,7 @@ def product_kernel(squared_distances, *, kernel="distance", gamma="median"):
     return np.exp(-gamma * squared)
 
 
-def hilbert_map(kernel):
+def hilbert_map(kernel: ArrayLike) -> np.ndarray:
     """Points of a Euclidean space whose inner products, once centred, are a kernel.
 
     Args:
@@ -167,7 +178,7 @@ def hilbert_map(kernel):
     return np.ascontiguousarray(points[:, ::-1])
 
 
-def subspace(points, *, energy=0.8):
+def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
     """The directions along which points spread: an orthonormal basis of the fewest that suffice.
 
     Args:
@@ -204,7 +215,7 @@ def subspace(points, *, energy=0.8):
     return directions[:count].T
 
 
-def principal_angles(a, b):
+def principal_angles(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Angles between two subspaces, in degrees.
 
     Args:

@@ -1,6 +1,7 @@
 """Layers for models of your own: geometry losses inside them, and relative representations."""
 
 import contextlib
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -18,6 +19,7 @@ from keras_lgg.penalties import (
 )
 from keras_lgg.relative_layer import RelativeRepresentation, with_fixed_anchors
 from keras_lgg.taps import called_anew, is_graph
+from keras_lgg.types import Tensor
 
 __all__ = ["GeometryPenalty", "RelativeRepresentation", "with_fixed_anchors", "without_penalties"]
 
@@ -63,7 +65,14 @@ class GeometryPenalty(keras.layers.Layer):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, loss, weight=1.0, *, fraction=None, **kwargs):
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        weight: float | str = 1.0,
+        *,
+        fraction: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Inputs must come out as they went in, and labels must not be rounded to float16.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
@@ -99,10 +108,10 @@ class GeometryPenalty(keras.layers.Layer):
         )
 
     @property
-    def weight(self):
+    def weight(self) -> keras.Variable | Tensor:
         return self._weight if self.balance is None else self.balance.weight
 
-    def call(self, inputs, labels=None, training=False):
+    def call(self, inputs: Tensor, labels: Tensor | None = None, training: bool = False) -> Tensor:
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
         last = layers[-1]
@@ -118,12 +127,14 @@ class GeometryPenalty(keras.layers.Layer):
         self.add_loss(weighted_value(self, value, training))
         return last
 
-    def compute_output_spec(self, inputs, labels=None, training=False):
+    def compute_output_spec(
+        self, inputs: Tensor, labels: Tensor | None = None, training: bool = False
+    ) -> keras.KerasTensor:
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
         return keras.KerasTensor(layers[-1].shape, dtype=layers[-1].dtype)
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None = None) -> Tensor | None:
         return previous_mask[-1] if isinstance(previous_mask, list | tuple) else previous_mask
 
     def _check_can_act(self, layers, labels):
@@ -140,7 +151,7 @@ class GeometryPenalty(keras.layers.Layer):
                 f"{len(layers)}. Call layer([h1, h2])."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "loss": keras.saving.serialize_keras_object(self.loss),
@@ -148,12 +159,12 @@ class GeometryPenalty(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
 
 
-def without_penalties(model):
+def without_penalties(model: keras.Model) -> keras.Model:
     """The model to deploy: the same layers and weights, with no `GeometryPenalty` between them.
 
     It needs nothing of this package to be loaded, and an export of it holds no trace of a

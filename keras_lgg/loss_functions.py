@@ -4,6 +4,7 @@ The numbers of the references are those of `keras_lgg.losses`.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
@@ -32,21 +33,22 @@ from keras_lgg.pair_graphs import (
 )
 from keras_lgg.pairs import combine, rows_of_block
 from keras_lgg.products import unit_rows
+from keras_lgg.types import ArrayLike, Tensor
 
 FORMS = ("labels", "graph")
 
 
 def graph_distillation(
-    teacher,
-    student,
+    teacher: Tensor,
+    student: Tensor,
     *,
-    k=None,
-    power=1,
-    pairs="all",
-    labels=None,
-    num_classes=None,
-    block_size=None,
-):
+    k: int | None = None,
+    power: int = 1,
+    pairs: str = "all",
+    labels: Tensor | None = None,
+    num_classes: int | None = None,
+    block_size: int | None = None,
+) -> Tensor:
     """Graph knowledge distillation (GKD): the student's graph against the teacher's.
 
     Row sums of ``(A_student**power - A_teacher**power)**2``, with degree-normalised cosine
@@ -124,7 +126,9 @@ def graph_distillation(
     )
 
 
-def relational_distance(teacher, student, *, block_size=None):
+def relational_distance(
+    teacher: Tensor, student: Tensor, *, block_size: int | None = None
+) -> Tensor:
     """Relational knowledge distillation of distances (RKD-D).
 
     Euclidean distances, divided by their mean over ``i != j``, compared by the Huber loss of
@@ -162,7 +166,7 @@ def relational_distance(teacher, student, *, block_size=None):
     return sums / ops.cast(ops.maximum(n - 1, 1), student.dtype)
 
 
-def relational_angle(teacher, student, *, arms=128):
+def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Tensor:
     """Relational knowledge distillation of angles (RKD-A).
 
     The cosines of the angles at sample j between the directions to samples i and k, compared by
@@ -204,7 +208,14 @@ def relational_angle(teacher, student, *, arms=128):
     return ops.sum(values * distinct, axis=(1, 2)) / count
 
 
-def graph_smoothness(labels, embeddings, *, alpha=1.0, k=None, block_size=None):
+def graph_smoothness(
+    labels: Tensor,
+    embeddings: Tensor,
+    *,
+    alpha: float = 1.0,
+    k: int | None = None,
+    block_size: int | None = None,
+) -> Tensor:
     """Graph smoothness loss (GSL): pushes samples of different classes apart, and nothing else.
 
     Row sums of ``exp(-alpha * ||z_i - z_j||)`` over the samples j of another class (for soft
@@ -249,16 +260,16 @@ def graph_smoothness(labels, embeddings, *, alpha=1.0, k=None, block_size=None):
 
 
 def target_graph(
-    target,
-    embeddings,
+    target: Tensor,
+    embeddings: Tensor,
     *,
-    form="labels",
-    affinity=None,
-    metric="cosine",
-    alpha=1.0,
-    num_classes=None,
-    block_size=None,
-):
+    form: str = "labels",
+    affinity: ArrayLike | None = None,
+    metric: str = "cosine",
+    alpha: float = 1.0,
+    num_classes: int | None = None,
+    block_size: int | None = None,
+) -> Tensor:
     """Draws the similarity graph of the embeddings towards a graph that you choose.
 
     Row sums of ``(S - T)**2`` off the diagonal, with the similarity S of the embeddings. The
@@ -338,15 +349,15 @@ def target_graph(
 
 
 def smoothness_variation(
-    representations,
-    labels,
+    representations: Sequence[Tensor],
+    labels: Tensor,
     *,
-    power=1,
-    k=None,
-    num_classes=None,
-    relative=False,
-    block_size=None,
-):
+    power: int = 1,
+    k: int | None = None,
+    num_classes: int | None = None,
+    relative: bool = False,
+    block_size: int | None = None,
+) -> Tensor:
     """How much the smoothness of the labels changes from layer to layer.
 
     The mean over consecutive layers of ``|sigma_(l+1) - sigma_l|``, where sigma is
@@ -393,7 +404,9 @@ def smoothness_variation(
     return mean([ops.abs(b - a) for a, b in itertools.pairwise(in_one_dtype(*values))])
 
 
-def graph_variation(representations, *, k=None, block_size=None):
+def graph_variation(
+    representations: Sequence[Tensor], *, k: int | None = None, block_size: int | None = None
+) -> Tensor:
     """How much the graph itself changes from layer to layer; needs no labels.
 
     The mean over consecutive layers of ``||A_(l+1) - A_l||_F**2``, with degree-normalised

@@ -18,6 +18,8 @@ References:
 """
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -34,6 +36,7 @@ from keras_lgg.loss_functions import (
     smoothness_variation,
     target_graph,
 )
+from keras_lgg.types import ArrayLike, DType, Tensor
 
 
 class GeometryLoss(keras.losses.Loss):
@@ -72,14 +75,21 @@ class GeometryLoss(keras.losses.Loss):
     across_layers = False
 
     def __init__(
-        self, *, reduction="sum_over_batch_size", name=None, dtype=None, global_graph=True
-    ):
+        self,
+        *,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         self._given_dtype = dtype
         default = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype or default)
         self.global_graph = bool(global_graph)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
         if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
             wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
@@ -113,7 +123,7 @@ class GeometryLoss(keras.losses.Loss):
         split.call = call
         return split
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dtype": self._given_dtype,
@@ -154,16 +164,16 @@ class GraphDistillation(GeometryLoss):
     def __init__(
         self,
         *,
-        k=None,
-        power=1,
-        pairs="all",
-        num_classes=None,
-        block_size=None,
-        reduction="sum",
-        name="graph_distillation",
-        dtype=None,
-        global_graph=True,
-    ):
+        k: int | None = None,
+        power: int = 1,
+        pairs: str = "all",
+        num_classes: int | None = None,
+        block_size: int | None = None,
+        reduction: str | None = "sum",
+        name: str | None = "graph_distillation",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
         checks.check_positive_integer("power", power)
@@ -175,10 +185,10 @@ class GraphDistillation(GeometryLoss):
         self.block_size = block_size
 
     @property
-    def needs_labels(self):
+    def needs_labels(self) -> bool:
         return self.pairs != "all"
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)
         return graph_distillation(
             teacher,
@@ -191,7 +201,7 @@ class GraphDistillation(GeometryLoss):
             block_size=self.block_size,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "k": self.k,
@@ -229,20 +239,20 @@ class RelationalDistance(GeometryLoss):
     def __init__(
         self,
         *,
-        block_size=None,
-        reduction="sum_over_batch_size",
-        name="relational_distance",
-        dtype=None,
-        global_graph=True,
-    ):
+        block_size: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "relational_distance",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(block_size=block_size)
         self.block_size = block_size
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_distance(y_true, y_pred, block_size=self.block_size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "block_size": self.block_size}
 
 
@@ -271,20 +281,20 @@ class RelationalAngle(GeometryLoss):
     def __init__(
         self,
         *,
-        arms=128,
-        reduction="sum_over_batch_size",
-        name="relational_angle",
-        dtype=None,
-        global_graph=True,
-    ):
+        arms: int = 128,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "relational_angle",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive_integer("arms", arms)
         self.arms = arms
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_angle(y_true, y_pred, arms=self.arms)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "arms": self.arms}
 
 
@@ -318,14 +328,14 @@ class GraphSmoothness(GeometryLoss):
     def __init__(
         self,
         *,
-        alpha=1.0,
-        k=None,
-        block_size=None,
-        reduction="sum",
-        name="graph_smoothness",
-        dtype=None,
-        global_graph=True,
-    ):
+        alpha: float = 1.0,
+        k: int | None = None,
+        block_size: int | None = None,
+        reduction: str | None = "sum",
+        name: str | None = "graph_smoothness",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive("alpha", alpha)
         _check_positive_integers(k=k, block_size=block_size)
@@ -333,12 +343,12 @@ class GraphSmoothness(GeometryLoss):
         self.k = k
         self.block_size = block_size
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return graph_smoothness(
             y_true, y_pred, alpha=self.alpha, k=self.k, block_size=self.block_size
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "alpha": self.alpha,
@@ -378,17 +388,17 @@ class TargetGraph(GeometryLoss):
     def __init__(
         self,
         *,
-        form="labels",
-        affinity=None,
-        metric="cosine",
-        alpha=1.0,
-        num_classes=None,
-        block_size=None,
-        reduction="sum",
-        name="target_graph",
-        dtype=None,
-        global_graph=True,
-    ):
+        form: str = "labels",
+        affinity: ArrayLike | None = None,
+        metric: str = "cosine",
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        block_size: int | None = None,
+        reduction: str | None = "sum",
+        name: str | None = "target_graph",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         checks.check_choice("form", form, FORMS)
         checks.check_choice("metric", metric, graphs.METRICS)
@@ -401,7 +411,7 @@ class TargetGraph(GeometryLoss):
         self.num_classes = num_classes
         self.block_size = block_size
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return target_graph(
             y_true,
             y_pred,
@@ -413,7 +423,7 @@ class TargetGraph(GeometryLoss):
             block_size=self.block_size,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "form": self.form,
@@ -458,15 +468,15 @@ class SmoothnessVariation(GeometryLoss):
     def __init__(
         self,
         *,
-        power=1,
-        k=None,
-        num_classes=None,
-        relative=False,
-        block_size=None,
-        name="smoothness_variation",
-        dtype=None,
-        global_graph=True,
-    ):
+        power: int = 1,
+        k: int | None = None,
+        num_classes: int | None = None,
+        relative: bool = False,
+        block_size: int | None = None,
+        name: str | None = "smoothness_variation",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         checks.check_positive_integer("power", power)
         _check_positive_integers(k=k, num_classes=num_classes, block_size=block_size)
@@ -476,7 +486,7 @@ class SmoothnessVariation(GeometryLoss):
         self.relative = bool(relative)
         self.block_size = block_size
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return smoothness_variation(
             y_pred,
             y_true,
@@ -487,7 +497,7 @@ class SmoothnessVariation(GeometryLoss):
             block_size=self.block_size,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["reduction"]  # the value is a scalar
         return {
@@ -527,25 +537,25 @@ class GraphVariation(GeometryLoss):
     def __init__(
         self,
         *,
-        k=None,
-        block_size=None,
-        name="graph_variation",
-        dtype=None,
-        global_graph=True,
-    ):
+        k: int | None = None,
+        block_size: int | None = None,
+        name: str | None = "graph_variation",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
         super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         _check_positive_integers(k=k, block_size=block_size)
         self.k = k
         self.block_size = block_size
 
-    def __call__(self, representations):
+    def __call__(self, representations: Sequence[Tensor]) -> Tensor:
         return super().__call__(representations, representations)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         del y_true
         return graph_variation(y_pred, k=self.k, block_size=self.block_size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["reduction"]  # the value is a scalar
         return {**config, "k": self.k, "block_size": self.block_size}

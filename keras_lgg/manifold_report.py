@@ -4,10 +4,12 @@ import collections
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_lgg.strata import largest_ranks, strata
+from keras_lgg.types import Figure
 
 SATURATED = 0.8  # share of the largest dimension from which a subspace says little
 STRATIFIED = 0.01  # share of the latents off the commonest stratum
@@ -43,7 +45,7 @@ class Level:
     sigma: float
     ranks: np.ndarray
     coarse_ranks: np.ndarray
-    spectra: tuple
+    spectra: tuple[np.ndarray, ...]
     dimension: int
     angles: np.ndarray
     displacement: float
@@ -51,16 +53,16 @@ class Level:
     psnr: np.ndarray | None
 
     @property
-    def saturation(self):
+    def saturation(self) -> float:
         """Dimension of the subspace over the largest possible, n - 1."""
         return self.dimension / (len(self.ranks) - 1)
 
     @property
-    def strata(self):
+    def strata(self) -> collections.Counter[tuple[int, ...]]:
         """Counter from a triple of ranks to the number of latents."""
         return strata(self.ranks)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Numbers and lists; what is not finite is ``None``."""
         lengths = self.curve_lengths
         comparable = np.isfinite(lengths)
@@ -119,9 +121,9 @@ class LatentManifold:
 
     name: str
     latent: str
-    shape: tuple
-    levels: tuple
-    weights: tuple
+    shape: tuple[int, ...]
+    levels: tuple[Level, ...]
+    weights: tuple[float, ...]
     gamma: float | None
     null_angle: float
     coordinates: np.ndarray
@@ -129,29 +131,29 @@ class LatentManifold:
     interpolations: np.ndarray | None
 
     @property
-    def largest_ranks(self):
+    def largest_ranks(self) -> tuple[int, ...]:
         """The ranks that latents of this shape can have at most."""
         return largest_ranks(self.shape)
 
     @property
-    def strata(self):
+    def strata(self) -> collections.Counter[tuple[int, ...]]:
         """Counter from a triple of ranks to the number of latents at all levels."""
         return strata(np.concatenate([level.ranks for level in self.levels]))
 
     @property
-    def is_stratified(self):
+    def is_stratified(self) -> bool:
         """Whether at least 1 % of the latents lie off the commonest stratum."""
         counts = self.strata
         return 1 - max(counts.values()) / sum(counts.values()) >= STRATIFIED
 
     @property
-    def types(self):
+    def types(self) -> tuple[str, ...]:
         """For each mode ``"SPD"`` where all covariances are of full rank, else ``"SPSD"``."""
         ranks = np.concatenate([level.ranks for level in self.levels])
         full = (ranks == self.shape).all(axis=0)
         return tuple("SPD" if each else "SPSD" for each in full)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Numbers and lists; pictures and coordinates are left out."""
         return {
             "name": self.name,
@@ -197,16 +199,16 @@ class ManifoldReport:
     Reference: https://arxiv.org/abs/2412.04755
     """
 
-    config: dict
-    manifolds: tuple
-    controls: tuple
+    config: dict[str, Any]
+    manifolds: tuple[LatentManifold, ...]
+    controls: tuple[LatentManifold, ...]
     images: np.ndarray
-    not_cloned: dict
+    not_cloned: dict[str, str]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.to_markdown()
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> LatentManifold:
         """The `LatentManifold` of a name, among manifolds and controls."""
         named = {each.name: each for each in (*self.manifolds, *self.controls)}
         if name not in named:
@@ -214,7 +216,7 @@ class ManifoldReport:
         return named[name]
 
     @property
-    def caveats(self):
+    def caveats(self) -> list[str]:
         """What the verdict must not be read without: a list of sentences."""
         return [
             *(text for each in self.manifolds for text in self._sample_caveats(each)),
@@ -226,7 +228,7 @@ class ManifoldReport:
             "Curve lengths are no metric, and are compared between equal ranks alone.",
         ]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Everything but pictures, as numbers, strings, lists and dicts; for `json`."""
         return {
             "config": self.config,
@@ -235,11 +237,11 @@ class ManifoldReport:
             "caveats": self.caveats,
         }
 
-    def to_json(self):
+    def to_json(self) -> str:
         """`to_dict` as a text of JSON, in which nothing is NaN or infinite."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """The verdict, its caveats, and tables of the ranks and of the disturbance."""
         verdict = [f"* {_verdict(each)}" for each in self.manifolds]
         caveats = [f"* {text}" for text in self.caveats]
@@ -252,19 +254,19 @@ class ManifoldReport:
         ]
         return "\n\n".join("\n".join(part) for part in parts)
 
-    def plot_ranks(self):
+    def plot_ranks(self) -> Figure:
         """Ranks of each mode against the noise: range, and share of the latents, as a figure."""
         return _plots().plot_ranks(self)
 
-    def plot_spectra(self):
+    def plot_spectra(self) -> Figure:
         """Singular values of each mode, clean and at the strongest noise, as a figure."""
         return _plots().plot_spectra(self)
 
-    def plot_disturbance(self):
+    def plot_disturbance(self) -> Figure:
         """PSNR, dimension and angles against the noise, as a figure."""
         return _plots().plot_disturbance(self)
 
-    def plot_embedding(self, *, seed=0):
+    def plot_embedding(self, *, seed: int = 0) -> Figure:
         """Clean latents and those of the strongest noise, by t-SNE, as a figure.
 
         Args:
@@ -272,11 +274,11 @@ class ManifoldReport:
         """
         return _plots().plot_embedding(self, seed=seed)
 
-    def plot_reconstructions(self):
+    def plot_reconstructions(self) -> Figure:
         """Disturbed images and what the autoencoders make of them, as a figure."""
         return _plots().plot_reconstructions(self)
 
-    def plot_interpolations(self):
+    def plot_interpolations(self) -> Figure:
         """Decoded steps from one clean latent to another, as a figure."""
         return _plots().plot_interpolations(self)
 

@@ -4,6 +4,8 @@ import contextlib
 import contextvars
 import copy
 import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -13,6 +15,7 @@ from keras_lgg.balance import WatchTask
 from keras_lgg.cache import OUTPUTS, split_cached
 from keras_lgg.penalties import (
     NotFinite,
+    Penalty,
     check_base_penalty,
     check_penalties,
     is_keras_distillation,
@@ -23,6 +26,7 @@ from keras_lgg.penalties import (
     weighted_value,
 )
 from keras_lgg.taps import edited_model, is_graph, tapped_model
+from keras_lgg.types import PathLike, Tensor
 
 
 class PenalizedModel(keras.Model):
@@ -32,7 +36,7 @@ class PenalizedModel(keras.Model):
     ``weight * value`` over the penalties, in training and in evaluation alike.
     """
 
-    def __init__(self, core, penalties, **kwargs):
+    def __init__(self, core: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
         kwargs.setdefault("dtype", core.dtype_policy)
         # Inputs go to the core as they are: it knows which dtypes it wants.
         super().__init__(autocast=False, **kwargs)
@@ -47,7 +51,7 @@ class PenalizedModel(keras.Model):
         if is_graph(core):  # Keras exports to ONNX only what has been called
             core(core.inputs[0] if isinstance(core, keras.Sequential) else core.input)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         record = _record.get()
         if record is None or not self._tapped:
             return self._core(inputs, training=training)
@@ -55,7 +59,7 @@ class PenalizedModel(keras.Model):
         return outputs
 
     @contextlib.contextmanager
-    def recording_taps(self):
+    def recording_taps(self) -> Iterator[None]:
         """Keep what the taps see in a call of the model for the `compute_loss` that follows.
 
         ``fit`` and ``evaluate`` do this by themselves; a training loop of your own needs it.
@@ -81,15 +85,22 @@ class PenalizedModel(keras.Model):
             _record.reset(token)
 
     # These two take and return what each backend's trainer does.
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
             return super().train_step(*args, **kwargs)
 
-    def test_step(self, *args, **kwargs):
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
             return super().test_step(*args, **kwargs)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if self.loss is None and not self.losses:
             self._check_nothing_to_balance()
             total = ops.zeros((), dtype="float32")
@@ -181,14 +192,16 @@ class PenalizedModel(keras.Model):
             )
         return targets[0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         restored = {
             key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
             for key, value in config.items()
@@ -241,7 +254,7 @@ class GeometryModel(PenalizedModel):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, base, penalties, **kwargs):
+    def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
         super().__init__(base, penalties, **kwargs)
         self.base = base
         paths = []
@@ -272,7 +285,7 @@ class GeometryModel(PenalizedModel):
         labels = self._labels(penalty, y) if loss_needs_labels(penalty.loss) else None
         return loss_on_layers(penalty.loss, representations, labels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         base = keras.saving.serialize_keras_object(self.base)
         return {**super().get_config(), "base": base}
 
@@ -322,7 +335,13 @@ class Distiller(PenalizedModel):
     Reference: Algorithms 14(2):39
     """
 
-    def __init__(self, teacher, student, penalties, **kwargs):
+    def __init__(
+        self,
+        teacher: keras.Model | None,
+        student: keras.Model,
+        penalties: Sequence[Penalty],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(student, penalties, **kwargs)
         self.student = student
         self._pairs = [teacher_student_taps(penalty) for penalty in self.penalties]
@@ -339,19 +358,12 @@ class Distiller(PenalizedModel):
         return teacher_student_taps(penalty)[-1][1]
 
     @property
-    def teacher(self):
+    def teacher(self) -> keras.Model | None:
         """The teacher, or ``None`` until one is assigned."""
         return self._teacher.model
 
-    def __setattr__(self, name, value):
-        # Keras tracks each model that is set as an attribute: the teacher's variables would then
-        # be trained with the student's, and its losses added to the student's.
-        if name == "teacher":
-            self._set_teacher(value)
-        else:
-            super().__setattr__(name, value)
-
-    def _set_teacher(self, teacher):
+    @teacher.setter
+    def teacher(self, teacher: keras.Model | None) -> None:
         if teacher is not None and not teacher.built:
             raise ValueError(
                 f"The teacher '{teacher.name}' has no weights yet. Expected a trained model. "
@@ -362,8 +374,16 @@ class Distiller(PenalizedModel):
         # A function that was compiled with another teacher must not be used again.
         self.train_function = self.test_function = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Keras tracks each model that is set as an attribute: the teacher's variables would then
+        # be trained with the student's, and its losses added to the student's.
+        if name == "teacher":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
-    def non_trainable_variables(self):
+    def non_trainable_variables(self) -> list[keras.Variable]:
         """Of the student, and all of the teacher's: the step reads them, the optimizer does not."""
         own = super().non_trainable_variables
         if self.teacher is None:
@@ -371,7 +391,7 @@ class Distiller(PenalizedModel):
         known = {id(v) for v in self.variables}
         return own + [v for v in self.teacher.variables if id(v) not in known]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return super().call(split_cached(inputs)[0], training=training)
 
     def _recorded_taps(self, x, training):
@@ -420,7 +440,9 @@ class Distiller(PenalizedModel):
         ]
         return sum(found) / len(found)
 
-    def save(self, filepath, *args, include_teacher=True, **kwargs):
+    def save(
+        self, filepath: PathLike, *args: Any, include_teacher: bool = True, **kwargs: Any
+    ) -> None:
         """As `keras.Model.save`, with or without the teacher and its weights in the file."""
         teacher = self._teacher
         if not include_teacher:
@@ -430,7 +452,7 @@ class Distiller(PenalizedModel):
         finally:
             self._teacher = teacher
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         teacher = None if self.teacher is None else serialize(self.teacher)
         return {**super().get_config(), "teacher": teacher, "student": serialize(self.student)}

@@ -3,6 +3,8 @@
 import math
 import numbers
 import re
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -10,6 +12,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.balance import Balance
 from keras_lgg.loss_functions import mean
+from keras_lgg.types import Tensor
 
 FRACTION = 0.1  # of a balanced weight
 
@@ -53,7 +56,16 @@ class Penalty:
         ('graph_variation', 0.1)
     """
 
-    def __init__(self, loss, taps=None, weight=1.0, name=None, *, labels=None, fraction=None):
+    def __init__(
+        self,
+        loss: keras.losses.Loss | keras.distillation.DistillationLoss,
+        taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
+        weight: float | str = 1.0,
+        name: str | None = None,
+        *,
+        labels: str | int | None = None,
+        fraction: float | None = None,
+    ) -> None:
         self.loss = check_loss(loss)
         self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
         self.balance = balance_of(weight, fraction)
@@ -65,15 +77,15 @@ class Penalty:
         self.labels = labels
 
     @property
-    def weight(self):
+    def weight(self) -> keras.Variable | Tensor:
         return self._weight if self.balance is None else self.balance.weight
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """What a model tracks: the weight, or what a balanced one is computed from."""
         return [self._weight] if self.balance is None else self.balance.variables
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "taps": self.taps,
@@ -83,7 +95,7 @@ class Penalty:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
 

@@ -5,6 +5,7 @@ the anchors themselves; `relative_projection` is what it does with a batch.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_lgg.numerics import (
 )
 from keras_lgg.pairs import ENTRIES
 from keras_lgg.products import EPSILON, ZERO, squared_norms, unit_rows
+from keras_lgg.types import ArrayLike, Tensor
 
 NORMALIZATIONS = ("none", "center", "standardize", "whiten")
 POOLS = ("concat", "sum", "mean", "stack")
@@ -29,16 +31,16 @@ RIDGE = 1e-6  # of the mean variance, where there are too few anchors to whiten 
 
 
 def relative_projection(
-    x,
-    anchors,
+    x: Tensor,
+    anchors: Tensor,
     *,
-    similarity="cosine",
-    normalization="none",
-    pool="concat",
-    p=2.0,
-    stats=None,
-    eps=EPSILON,
-):
+    similarity: str | Sequence[str] = "cosine",
+    normalization: str = "none",
+    pool: str = "concat",
+    p: float = 2.0,
+    stats: Mapping[str, Tensor] | None = None,
+    eps: float = EPSILON,
+) -> Tensor:
     """Relative representations: the similarities of each sample to each anchor.
 
     ==================  ==========================================  ============================
@@ -118,7 +120,9 @@ def relative_projection(
     return codes[0] if isinstance(similarity, str) else pooled(codes, pool)
 
 
-def anchor_statistics(anchors, *, similarity="cosine", normalization="none"):
+def anchor_statistics(
+    anchors: Tensor, *, similarity: str | Sequence[str] = "cosine", normalization: str = "none"
+) -> dict[str, Tensor]:
     """What `relative_projection` needs to know of its anchors beyond themselves.
 
     Where the anchors are fixed, it is computed once and passed on as ``stats``: a covariance, or
@@ -169,7 +173,7 @@ def anchor_statistics(anchors, *, similarity="cosine", normalization="none"):
     return stats
 
 
-def quantize(codes, *, bin_size, method="ste_round"):
+def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Tensor:
     """Codes on steps of a given size, which small differences between two spaces do not cross.
 
     Args:
@@ -203,7 +207,7 @@ def quantize(codes, *, bin_size, method="ste_round"):
     return codes + ops.stop_gradient(bin_size * ops.round(steps) - codes)
 
 
-def class_codes(codes, anchor_labels):
+def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
     """The mean similarity of each sample to the anchors of each class.
 
     Args:

@@ -20,12 +20,20 @@ import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.strata import EPSILON
+from keras_lgg.types import ArrayLike
 
 # Below this cosine two subspaces stand at a right angle, across which no curve is the shortest.
 RIGHT_ANGLE = 1e-8
 
 
-def embedded_distance(a, b, *, kappa=1.0, normalize=True, rtol=None):
+def embedded_distance(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    kappa: float = 1.0,
+    normalize: bool = True,
+    rtol: float | None = None,
+) -> float:
     """Euclidean distance between fixed features of two positive semi-definite matrices.
 
     ``d² = 0.5 |P - P'|² + kappa |L - L'|²`` in Frobenius norms, where ``P = U U^T`` projects onto
@@ -63,7 +71,14 @@ def embedded_distance(a, b, *, kappa=1.0, normalize=True, rtol=None):
     return math.sqrt(0.5 * np.sum((p - q) ** 2) + kappa * np.sum((log_a - log_b) ** 2))
 
 
-def bonnabel_sepulchre_distance(a, b, *, kappa=1.0, normalize=True, rtol=None):
+def bonnabel_sepulchre_distance(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    kappa: float = 1.0,
+    normalize: bool = True,
+    rtol: float | None = None,
+) -> float:
     """Length of the curve of Bonnabel and Sepulchre between matrices of one rank.
 
     ``l² = |Theta|² + kappa |log eig(R~'^2, R~²)|²``: the principal angles of the subspaces, and

@@ -2,6 +2,8 @@
 
 import inspect
 import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras import ops
 from keras_lgg import checks, projection
 from keras_lgg.numerics import flatten_representation
 from keras_lgg.taps import called_anew, is_graph
+from keras_lgg.types import ArrayLike, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -73,21 +76,21 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def __init__(
         self,
-        anchors=None,
+        anchors: Tensor | None = None,
         *,
-        encoder=None,
-        similarity="cosine",
-        normalization="none",
-        pool="concat",
-        p=2.0,
-        bin_size=None,
-        quantization="ste_round",
-        anchor_labels=None,
-        indices=None,
-        refresh_every=1,
-        anchor_training="inherit",
-        **kwargs,
-    ):
+        encoder: keras.layers.Layer | None = None,
+        similarity: str | Sequence[str] = "cosine",
+        normalization: str = "none",
+        pool: str = "concat",
+        p: float = 2.0,
+        bin_size: float | None = None,
+        quantization: str = "ste_round",
+        anchor_labels: ArrayLike | None = None,
+        indices: ArrayLike | None = None,
+        refresh_every: int = 1,
+        anchor_training: Literal["inherit", False] = "inherit",
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("autocast", False)  # the geometry is computed in float32 at least
         super().__init__(**kwargs)
         self._names = projection.similarity_names(similarity)
@@ -174,13 +177,13 @@ class RelativeRepresentation(keras.layers.Layer):
         return "float64" if self.variable_dtype == "float64" else "float32"
 
     @property
-    def anchors(self):
+    def anchors(self) -> Tensor | None:
         """The representations of the anchors ``(K, d)`` that the layer holds, a tensor."""
         if self.encoder is not None:
             return self._encoded(training=False)[0]["anchors"]
         return self._kept["anchors"].value if self._kept else None
 
-    def call(self, inputs, anchors=None, training=False):
+    def call(self, inputs: Tensor, anchors: Tensor | None = None, training: bool = False) -> Tensor:
         self._check_one_source(anchors)
         if self.encoder is not None:
             inputs = self.encoder(inputs, **self._mode(training))
@@ -192,7 +195,9 @@ class RelativeRepresentation(keras.layers.Layer):
             state = {name: variable.value for name, variable in self._kept.items()}
         return ops.cast(self._codes(inputs, state), self.compute_dtype)
 
-    def compute_output_spec(self, inputs, anchors=None, training=False):
+    def compute_output_spec(
+        self, inputs: Tensor, anchors: Tensor | None = None, training: bool = False
+    ) -> keras.KerasTensor:
         self._check_one_source(anchors)
         if self.encoder is not None:
             count = self.anchor_inputs.shape[0]
@@ -312,7 +317,7 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.indices is not None and len(self.indices) != count:
             raise checks.invalid("indices", f"one for each of the {count} anchors", self.indices)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
             **super().get_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -333,13 +338,13 @@ class RelativeRepresentation(keras.layers.Layer):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = {**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])}
         if "anchors" in config:
             config["anchors"] = keras.KerasTensor(**config["anchors"])
         return cls(**config)
 
-    def fixed(self):
+    def fixed(self) -> Self:
         """A layer of the same codes that holds the anchors as the encoder sees them now."""
         if self.encoder is None:
             return self
@@ -349,7 +354,7 @@ class RelativeRepresentation(keras.layers.Layer):
         return type(self)(ops.convert_to_numpy(self.anchors), **config)
 
 
-def with_fixed_anchors(model):
+def with_fixed_anchors(model: keras.Model) -> keras.Model:
     """The model to deploy: `RelativeRepresentation` layers no longer encode their anchors.
 
     A layer with an encoder runs it on every anchor at every call, so that its codes are those of

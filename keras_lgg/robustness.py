@@ -16,6 +16,7 @@ Needs the extra ``robustness``.
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -39,6 +40,7 @@ from keras_lgg.perturbations import (
     store_numbers,
 )
 from keras_lgg.taps import edited_model, tapped_model
+from keras_lgg.types import ArrayLike, DataFrame, Series
 
 __all__ = [
     "FGSM",
@@ -58,16 +60,16 @@ __all__ = [
 
 
 def evaluate(
-    model,
-    data,
-    perturbations,
+    model: keras.Model | Mapping[str, keras.Model],
+    data: tuple[ArrayLike, ArrayLike],
+    perturbations: Iterable[DataPerturbation | ModelPerturbation],
     *,
-    baseline=None,
-    from_logits=True,
-    seed=0,
-    batch_size=256,
-    progress=True,
-):
+    baseline: keras.Model | str | None = None,
+    from_logits: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> DataFrame:
     """Accuracy of a classifier, or of several, under each perturbation at each severity.
 
     The models run with ``training=False`` and come out bit for bit as they went in, whatever
@@ -168,7 +170,7 @@ def evaluate(
     return pandas.concat(tables.values(), ignore_index=True)
 
 
-def mean_corruption_error(table):
+def mean_corruption_error(table: DataFrame) -> float | Series:
     """Mean of the corruption errors of the perturbations of a table, in percent.
 
     It takes every perturbation of the table but "clean": for the published mean corruption error
@@ -237,13 +239,13 @@ class DroppedUnits(ModelPerturbation):
     Reference: [1] Algorithms 14(2):39
     """
 
-    taps: tuple
+    taps: Sequence[str]
     _: dataclasses.KW_ONLY
-    rates: tuple = (0.1, 0.25, 0.4)
+    rates: Sequence[float] = (0.1, 0.25, 0.4)
     rescale: bool = True
     name: str = "dropped units"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
         if not taps or not all(isinstance(tap, str) for tap in taps):
             raise checks.invalid("taps", "at least one path of a layer", repr(self.taps))
@@ -251,10 +253,12 @@ class DroppedUnits(ModelPerturbation):
         store_numbers(self, "rates", lambda rate: 0 <= rate <= 1, "numbers from 0 to 1")
 
     @property
-    def severities(self):
+    def severities(self) -> Sequence[float]:
         return self.rates
 
-    def outputs(self, network, images, labels, *, seed):
+    def outputs(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[np.ndarray]:
         _, taps = tapped_model(network.model, self.taps)(images[:1])
         size = network.batch_size
         masks = {path: _Mask((size, *taps[path].shape[1:])) for path in self.taps}
@@ -319,18 +323,20 @@ class QuantizedWeights(ModelPerturbation):
         (8, 4)
     """
 
-    bits: tuple = (8, 6, 5, 4)
+    bits: Sequence[int] = (8, 6, 5, 4)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         store_numbers(self, "bits", range(1, 17).__contains__, "integers from 1 to 16")
 
     name = "quantized weights"
 
     @property
-    def severities(self):
+    def severities(self) -> Sequence[float]:
         return self.bits
 
-    def outputs(self, network, images, labels, *, seed):
+    def outputs(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+    ) -> Iterator[np.ndarray]:
         weights = network.model.trainable_weights
         if not weights:
             raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.pairs import rows_of_block
+from keras_lgg.types import ArrayLike
 
 # Cosines of unit rows that differ by less, in units of the machine epsilon, are taken for equal:
 # a matrix product rounds the same pair of rows differently from place to place, measured up to
@@ -21,7 +22,7 @@ from keras_lgg.pairs import rows_of_block
 ROUNDING = 16
 
 
-def compare_spaces(a, b, *, k=10):
+def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, float]:
     """How alike two spaces of one width are, as their own samples see it.
 
     Row i of one space and row i of the other stand for the same sample. The neighbours of a row
@@ -94,7 +95,7 @@ def compare_spaces(a, b, *, k=10):
     }
 
 
-def linear_cka(a, b):
+def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
     """Centred kernel alignment of two spaces of any widths, with linear kernels.
 
     ``|B^T A|² / (|A^T A| |B^T B|)`` of the centred spaces, in Frobenius norms and in float64.

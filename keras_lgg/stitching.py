@@ -1,6 +1,8 @@
 """Zero-shot stitching: the encoder of one network with the decoder of another."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,9 +10,12 @@ import numpy as np
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
 from keras_lgg.relative_layer import relative_layers, with_fixed_anchors
 from keras_lgg.taps import graph_of, is_graph
+from keras_lgg.translation import Translator
 
 
-def stitch(encoder, decoder, *, translator=None):
+def stitch(
+    encoder: keras.Model, decoder: keras.Model, *, translator: Translator | None = None
+) -> keras.Model:
     """One network of an encoder and a decoder that were trained apart; nothing is trained.
 
     Args:
@@ -89,7 +94,7 @@ class StitchingReport:
     permuted: np.ndarray
     absolute: np.ndarray | None
 
-    def summary(self):
+    def summary(self) -> dict[str, dict[str, float]]:
         """Dict from each matrix to its numbers.
 
         ``"self"`` is the mean over the diagonal; ``"stitched"`` and ``"spread"`` are mean and
@@ -98,7 +103,7 @@ class StitchingReport:
         """
         return {name: _summary(matrix) for name, matrix in self._matrices().items()}
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """A table of the summary."""
         lines = [f"| {self.metric} | self | stitched | stitched / self |", "| --- " * 4 + "|"]
         for name, row in self.summary().items():
@@ -111,7 +116,15 @@ class StitchingReport:
         return matrices if self.absolute is None else {**matrices, "absolute": self.absolute}
 
 
-def stitching_matrix(models, data, metric, *, absolute=None, batch_size=128, seed=0):
+def stitching_matrix(
+    models: Iterable[tuple[keras.Model, keras.Model]],
+    data: tuple[Any, Any],
+    metric: str | Callable[[Any, np.ndarray], float],
+    *,
+    absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> StitchingReport:
     """How well decoders read the codes of encoders that they were not trained with.
 
     Every decoder is run on the codes of every encoder, with nothing trained in between, and once

@@ -11,16 +11,18 @@ ranks of its three covariances name.
 
 import collections
 import typing
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.types import ArrayLike
 
 MODES = (1, 2, 3)
 EPSILON = float(np.finfo("float32").eps)  # latents come from networks, which compute in float32
 
 
-def unfold(latents, *, mode):
+def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
     """Latent tensors as matrices of their rows, columns or channels.
 
     Args:
@@ -53,7 +55,7 @@ def unfold(latents, *, mode):
     return moved.reshape(*moved.shape[: first + 1], -1)
 
 
-def mode_covariance(latents, *, mode):
+def mode_covariance(latents: ArrayLike, *, mode: int) -> np.ndarray:
     """Covariance of the rows, columns or channels of latent tensors.
 
     The unfolding is centred across its columns: each row minus its own mean.
@@ -82,7 +84,7 @@ def mode_covariance(latents, *, mode):
     return centred @ np.swapaxes(centred, -1, -2) / (centred.shape[-1] - 1)
 
 
-def mode_ranks(latents, *, rtol=None):
+def mode_ranks(latents: ArrayLike, *, rtol: float | None = None) -> np.ndarray:
     """Numerical ranks of the three covariances of latent tensors: their strata.
 
     Counted are the singular values of the centred unfolding above ``rtol`` times the largest, and
@@ -118,7 +120,7 @@ def mode_ranks(latents, *, rtol=None):
     return np.stack([_mode_ranks(latents, mode, rtol) for mode in MODES], axis=-1)
 
 
-def largest_ranks(shape):
+def largest_ranks(shape: Sequence[int]) -> tuple[int, ...]:
     """The ranks that latents of a shape can have at most.
 
     Args:
@@ -137,7 +139,7 @@ def largest_ranks(shape):
     return tuple(min(d, size // d - 1) for d in shape)
 
 
-def strata(ranks):
+def strata(ranks: ArrayLike) -> collections.Counter[tuple[int, ...]]:
     """How many latents lie in each stratum.
 
     Args:

@@ -18,12 +18,14 @@ Fitted, each is a function of NumPy arrays, and gives a plain Keras layer that d
 
 import math
 import warnings
+from typing import Self
 
 import keras
 import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.spaces import finite_rows, unit_rows
+from keras_lgg.types import ArrayLike
 
 # A map of a larger condition number is warned of.
 LARGEST_CONDITION = 1e3
@@ -38,12 +40,12 @@ class Translator:
         bias: What is added last, of shape ``(d2,)``, or ``None``.
     """
 
-    shift = None
-    kernel = None
-    bias = None
+    shift: np.ndarray | None = None
+    kernel: np.ndarray | None = None
+    bias: np.ndarray | None = None
     normalizes = False  # rows to unit length, after the shift
 
-    def fit(self, source, target):
+    def fit(self, source: ArrayLike, target: ArrayLike) -> Self:
         """Fit the map on the anchors.
 
         Args:
@@ -67,7 +69,7 @@ class Translator:
         self.shift, self.kernel, self.bias = self._solve(source, target)
         return self
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """Translate samples.
 
         Args:
@@ -93,7 +95,7 @@ class Translator:
         y = x @ self.kernel
         return y if self.bias is None else y + self.bias
 
-    def layer(self):
+    def layer(self) -> keras.layers.Layer:
         """The same map as a built Keras layer, in float32, from ``(n, d1)`` to ``(n, d2)``.
 
         It is made of layers of Keras alone, so that a model with it loads without this package,
@@ -185,7 +187,7 @@ class LeastSquares(Translator):
     Reference: [1].
     """
 
-    def __init__(self, *, orthogonal=False):
+    def __init__(self, *, orthogonal: bool = False) -> None:
         self.orthogonal = orthogonal
 
     def _solve(self, source, target):
@@ -249,7 +251,7 @@ class InverseRelative(Translator):
 
     normalizes = True
 
-    def __init__(self, *, center=False, scale=False):
+    def __init__(self, *, center: bool = False, scale: bool = False) -> None:
         self.center, self.scale = center, scale
 
     def _solve(self, source, target):

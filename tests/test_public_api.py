@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
+import typing
 
 import backends
 import keras
@@ -142,6 +144,53 @@ def test_options_are_keyword_only(public):
     for parameter in inspect.signature(public).parameters.values():
         if parameter.default is not parameter.empty:
             assert parameter.kind is parameter.KEYWORD_ONLY
+
+
+def hinted(public):
+    """The functions behind a public name: itself or, of a class, what this package gives it."""
+    if not inspect.isclass(public):
+        return {public.__name__: public}
+    found = {}
+    for base in reversed(public.__mro__):
+        for name, member in vars(base).items() if base.__module__.startswith("keras_lgg") else ():
+            if not name.startswith("_") or name in ("__init__", "__call__", "__getitem__"):
+                member = member.fget if isinstance(member, property) else member
+                member = getattr(member, "__func__", member)
+                if inspect.isfunction(member):
+                    found[name] = member
+    return found
+
+
+def admits(hint, value):
+    """Whether a type that is written as a hint has a value."""
+    kind = typing.get_origin(hint) or hint
+    if kind is typing.Any:
+        return True
+    if kind in (typing.Union, types.UnionType):
+        return any(admits(each, value) for each in typing.get_args(hint))
+    if kind is typing.Literal:
+        return value in typing.get_args(hint)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+@pytest.mark.parametrize("public", OBJECTS)
+def test_hints_are_complete_and_resolve(public):
+    if inspect.isclass(public):
+        typing.get_type_hints(public)
+    for name, function in hinted(public).items():
+        parameters = inspect.signature(function).parameters
+        hints = typing.get_type_hints(function)
+        missing = {*parameters, "return"} - {*hints, "self", "cls"}
+        assert not missing, name
+        for parameter in parameters.values():
+            if parameter.default is not parameter.empty:
+                assert admits(hints[parameter.name], parameter.default), (name, parameter)
+
+
+def test_no_hint_is_lost_on_type_checkers():
+    assert (pathlib.Path(lgg.__file__).parent / "py.typed").exists()
 
 
 def is_saved(public):
