@@ -91,7 +91,7 @@ def robustness(
 ) -> Figure:
     """Accuracy against the severity of perturbations, by model.
 
-    Milder is left, as in the order of the severities. Accuracies of several seeds are drawn as
+    The first severity is left, whether they grow or fall. Accuracies of several seeds are drawn as
     their mean in a band of one standard deviation (of a sample) to either side.
 
     Args:
@@ -129,30 +129,20 @@ def robustness(
     else:
         plot = _plot_of_arrays(results, severities, xlabel)
         clean, plots, title = {}, [plot._replace(title=title or plot.title)], None
-    everything = [clean, *(plot.runs for plot in plots)]
-    for runs in everything:
-        for name, each in runs.items():
-            if each.min() < 0 or each.max() > 1:
-                received = f"from {each.min():g} to {each.max():g} of '{name}'"
-                raise checks.invalid("results", "accuracies in [0, 1]", received)
 
     lines, columns = figures.grid(len(plots), columns)
     width = max(figures.COLUMN, figures.PANEL * columns)
     height = 2.3 if len(plots) == 1 else 1.9 * lines
     figure, axes = figures.empty_figure(lines, columns, (width, height), sharey=True)
+    room = figures.AXIS / figures.COLUMN * width / columns
     extra = np.zeros(axes.size)
     for i, plot in enumerate(plots):
-        extra[i] = _draw_plot(
-            axes.flat[i], plot, clean, figures.AXIS * width / columns / figures.COLUMN
-        )
+        extra[i] = _draw_plot(axes.flat[i], plot, clean, room)
     figures.heighten(figure, extra.reshape(axes.shape).max(axis=1).sum())
-    for axis in axes.flat[len(plots) :]:
-        axis.remove()
     for row in axes:
         row[0].set_ylabel("accuracy (%)")
-    if title is not None:
-        figure.suptitle(figures.wrapped(title, 0.95 * width, 8), fontsize=8, fontweight="bold")
-    _finish(figure, axes[0][0], [each for runs in everything for each in runs.values()])
+    figures.finish_grid(figure, axes, len(plots), title)
+    _finish(figure, axes[0][0], plots[0].runs.values())
     return figure
 
 
@@ -247,7 +237,7 @@ def _plot_of_arrays(results, severities, xlabel):
         or len(np.unique(severities)) < len(severities)
     ):
         raise checks.invalid("severities", "finite numbers (n,) that differ", severities.tolist())
-    runs = _runs("results", results, len(severities), "severities")
+    runs = _accuracies(results, len(severities))
     return _Plot("Robustness", xlabel or "severity", severities.astype("float64"), None, runs)
 
 
@@ -306,7 +296,16 @@ def _cells(table):
             received = f"{counts[fewest]} of '{model}' at {fewest} and {counts[most]} at {most}"
             raise checks.invalid("results", "as many rows of each severity of a model", received)
     runs = {model: np.array(list(by_cell.values())).T for model, by_cell in found.items()}
-    return cells, _runs("results", runs, len(cells), "severities")
+    return cells, _accuracies(runs, len(cells))
+
+
+def _accuracies(results, count):
+    runs = _runs("results", results, count, "severities")
+    for name, each in runs.items():
+        if each.min() < 0 or each.max() > 1:
+            received = f"numbers from {each.min():g} to {each.max():g}"
+            raise checks.invalid(f"results[{name!r}]", "accuracies in [0, 1]", received)
+    return runs
 
 
 def _runs(argument, values, count, what):
@@ -331,10 +330,10 @@ def _numbers_of_trials(trials, key, name):
     """A number of each trial, by its key and name."""
     numbers = []
     for i, trial in enumerate(trials):
-        known = trial.get(key, {}) if isinstance(trial, Mapping) else {}
-        if name not in known:
-            expected = f"'{name}' among the {key} of each trial"
-            raise checks.invalid(f"trials[{i}]", expected, f"{key} {list(known)}")
+        known = trial.get(key) if isinstance(trial, Mapping) else None
+        if not isinstance(known, Mapping) or name not in known:
+            expected = f"a dict with '{name}' in its dict '{key}'"
+            raise checks.invalid(f"trials[{i}]", expected, repr(trial))
         numbers.append(known[name])
     numbers = np.asarray(numbers)
     if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():

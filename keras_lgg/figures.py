@@ -23,7 +23,7 @@ GRAY = "#777777"
 COLUMN = 3.4  # inches, the width of a column of a paper
 PANEL = 2.25  # and of each of several plots side by side
 SMALL = 7  # points, of ticks and legends
-AXIS = 2.5  # inches, about, of the x axis of a figure of one column
+AXIS = 2.35  # inches, about, of the x axis of a figure of one column
 LINE = 0.13  # inches, of a line of them
 STYLE = {
     "font.size": 8,
@@ -102,6 +102,16 @@ def legend_below(figure, handles, labels, *, title=None):
     heighten(figure, box.height / figure.dpi)
 
 
+def finish_grid(figure, axes, count, title):
+    """No axes beyond so many, and a title of the whole figure, if there is one."""
+    for axis in axes.flat[count:]:
+        axis.remove()
+    if title is not None:
+        text = wrapped(title, 0.8 * figure.get_figwidth(), 8)  # bold letters are wider
+        figure.suptitle(text, fontsize=8, fontweight="bold")
+        heighten(figure, (1 + text.count("\n")) * LINE)
+
+
 def heighten(figure, inches):
     """More height for what stands around the axes."""
     figure.set_figheight(figure.get_figheight() + inches)
@@ -118,10 +128,12 @@ def name_places(axis, places, names, width):
     inches = np.asarray(places, "float64") * width / (high - low)
     gaps = np.abs(np.diff(inches))
     widths = np.array([text_width(name, SMALL) for name in names])
-    if (widths[:-1] + widths[1:] < 1.6 * gaps).all():
+    # What sticks out on the left would come into the label of the y axis.
+    sides = 2 * (0.25 + inches.min() - low * width / (high - low))
+    if widths[0] < sides and (widths[:-1] + widths[1:] < 1.6 * gaps).all():
         axis.set_xticks(places, names)
         return 0.0
-    room = 0.8 * gaps.min()
+    room = np.min(0.8 * gaps, initial=sides)
     pieces = [piece.strip() for name in names for piece in _pieces(name)]
     lines = [wrapped(name, room, SMALL) for name in names]
     height = max(text.count("\n") for text in lines) * LINE

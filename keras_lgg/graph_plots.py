@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What the numbers of each metric are called.
-METRICS = {**{name: name for name in graphs.METRICS}, "precomputed": "weight"}
+METRICS = {**{name: f"{name} similarity" for name in graphs.METRICS}, "precomputed": "weight"}
 LAYOUTS = {"spectral": "spectral layout", "pca": "principal components", "tsne": "t-SNE"}
 FAINT, STRONG = 0.1, 0.8  # opacity of the weakest and of the strongest edge
 EDGE = "#333333"
 
 
 def representations(
-    model: keras.Model, x, taps: Sequence[str], *, batch_size: int = 256
+    model: keras.Model, x: np.ndarray, taps: Sequence[str], *, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """What some layers of a trained model make of samples, in inference mode.
 
@@ -67,8 +67,8 @@ def representations(
 
 
 def layer_graph(
-    x,
-    labels,
+    x: np.ndarray,
+    labels: np.ndarray,
     *,
     layout: str = "spectral",
     k: int | None = 3,
@@ -131,7 +131,7 @@ def layer_graph(
 @figures.styled
 def layer_graphs(
     representations: Mapping[str, np.ndarray],
-    labels,
+    labels: np.ndarray,
     *,
     layout: str = "spectral",
     k: int | None = 3,
@@ -190,34 +190,28 @@ def layer_graphs(
     _check_seed(seed)
     rows = _layers(representations)
     indices, names = _classes(labels, len(next(iter(rows.values()))), classes)
-    similarities = [_similarity(name, each, metric, alpha) for name, each in rows.items()]
-    weights = [np.maximum(each, 0) * (1 - np.eye(len(each))) for each in similarities]
+    weights = [_weights(name, each, metric, alpha) for name, each in rows.items()]
+    positions = _aligned_positions(layout, rows.values(), weights, seed)
     edges = [_edges(each, k) for each in weights]
-    positions = []
-    for each, weight in zip(rows.values(), weights, strict=True):
-        found = _positions(layout, each, weight, seed)
-        positions.append(layouts.turned(found, positions[-1]) if positions else found)
+    strengths = np.concatenate([strength for _, strength in edges])
+    scale = (strengths.min(), strengths.max()) if len(strengths) else ()
 
     lines, columns = figures.grid(len(rows), columns)
     width = max(figures.COLUMN, figures.PANEL * columns)
     figure, axes = figures.empty_figure(lines, columns, (width, (width / columns) * lines))
-    for axis in axes.flat[len(rows) :]:
-        axis.remove()
-    drawn = np.concatenate([weight for _, weight in edges])
-    scale = (drawn.min(), drawn.max()) if len(drawn) else None
-    panels = zip(axes.flat, rows, positions, edges, strict=False)
-    for axis, name, places, (pairs, strengths) in panels:
+    for axis, name, places, (pairs, strength) in zip(
+        axes.flat, rows, positions, edges, strict=False
+    ):
         if len(pairs):
-            _draw_edges(axis, places[pairs], strengths, scale)
+            _draw_edges(axis, places[pairs], strength, scale)
         _draw_nodes(axis, places, indices, names)
         _frame(axis, places)
         axis.set_title(figures.wrapped(name, 0.9 * width / columns, 8))
-    if title is not None:
-        figure.suptitle(figures.wrapped(title, 0.95 * width, 8), fontsize=8, fontweight="bold")
+    figures.finish_grid(figure, axes, len(rows), title)
     handles, texts = axes.flat[0].get_legend_handles_labels()
-    for weight in dict.fromkeys(scale or ()):
+    for weight in dict.fromkeys(scale):
         handles.append(_edge_handle(weight, scale))
-        texts.append(f"{METRICS[metric]} {weight:.3g}")
+        texts.append(f"{'weight' if metric == 'precomputed' else metric} {weight:.3g}")
     turned = ", each turned onto the one before" if len(rows) > 1 else ""
     figures.legend_below(figure, handles, texts, title=f"{LAYOUTS[layout]}{turned}")
     return figure
@@ -225,8 +219,8 @@ def layer_graphs(
 
 @figures.styled
 def similarity_matrix(
-    x,
-    labels,
+    x: np.ndarray,
+    labels: np.ndarray,
     *,
     metric: str = "cosine",
     alpha: float = 1.0,
@@ -282,7 +276,7 @@ def similarity_matrix(
         vmax=largest,
         interpolation="nearest",
     )
-    figure.colorbar(image, label=f"{METRICS[metric]} similarity")
+    figure.colorbar(image, label=METRICS[metric])
     counts = np.bincount(indices)
     ends = np.cumsum(counts)
     for end in ends[:-1]:
@@ -349,10 +343,21 @@ def _edge_handle(weight, scale):
     return lines.Line2D([], [], color=EDGE, alpha=alpha, linewidth=1)
 
 
-def _positions(layout, rows, weights, seed):
-    if layout == "spectral":
-        return layouts.spectral(weights)
-    return layouts.principal(rows) if layout == "pca" else layouts.tsne(rows, seed)
+def _aligned_positions(layout, layers, weights, seed):
+    """Positions ``(n, 2)`` of the nodes of each layer, each turned onto the ones before."""
+    positions = []
+    for rows, weight in zip(layers, weights, strict=True):
+        if layout == "spectral":
+            found = layouts.spectral(weight)
+        else:
+            found = layouts.principal(rows) if layout == "pca" else layouts.tsne(rows, seed)
+        positions.append(layouts.turned(found, positions[-1]) if positions else found)
+    return positions
+
+
+def _weights(name, rows, metric, alpha):
+    """Weights of the edges ``(n, n)``: similarities above 0, without loops."""
+    return np.maximum(_similarity(name, rows, metric, alpha), 0) * (1 - np.eye(len(rows)))
 
 
 def _edges(weights, k):
