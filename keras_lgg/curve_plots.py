@@ -34,7 +34,7 @@ def smoothness(
     values: Mapping[str, np.ndarray],
     layers: Sequence[str],
     *,
-    ylabel: str = "label smoothness (0: smoothest)",
+    ylabel: str = "label smoothness (0: smooth)",
     title: str = "Smoothness along the depth",
 ) -> Figure:
     """A number of each layer along the depth, such as the label smoothness, by model.

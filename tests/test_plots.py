@@ -316,6 +316,10 @@ class TestLayerGraph:
             np.testing.assert_allclose(positions(figure.axes[0], Y), expected, atol=1e-6)
             assert names(figure.legends[0])[:4] == ["a", "b", "c", "d"]
 
+    def test_names_of_the_classes_that_are_there(self):
+        figure = plots.layer_graph(X, Y + 1, classes=["none", "a", "b", "c", "d", "e"])
+        assert names(figure.legends[0])[:4] == ["a", "b", "c", "d"]
+
     def test_tensors(self):
         x, y = (keras.ops.convert_to_tensor(each) for each in (X.astype("float32"), Y))
         found = positions(plots.layer_graph(x, y).axes[0], Y)
