@@ -8,6 +8,7 @@ from keras_lgg import (
     layers,
     losses,
     manifolds,
+    plots,
     relative,
     robustness,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "layers",
     "losses",
     "manifolds",
+    "plots",
     "relative",
     "robustness",
     "teacher_cache",

@@ -1,36 +1,16 @@
 """The figures of a `keras_lgg.manifolds.ManifoldReport`, with matplotlib; none is shown."""
 
-import functools
 import itertools
 
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.figures import COLORS, GRAY, MARKERS, empty_figure, styled
 from keras_lgg.manifold_report import mean_or_nan, median_spectrum
 
-# The colours of Okabe and Ito, which colour-blind readers can tell apart.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 COLUMN, ROW = 2.9, 2.5  # inches of a plot
 CELL = 0.45  # and of an image
 SIGMA = "standard deviation of the noise"
-
-
-def styled(draw):
-    """A function that draws in the package's style, whatever the user's own is."""
-
-    @functools.wraps(draw)
-    def in_style(*args, **kwargs):
-        with checks.require("matplotlib", "plots").rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return in_style
 
 
 @styled
@@ -69,7 +49,7 @@ def plot_spectra(report):
             title=f"S{k + 1}", xlabel="index of the singular value", yscale="log", ylim=(1e-5, 2)
         )
     axes[0][0].set_ylabel("median, relative to the largest")
-    axes[0][0].legend(fontsize=7)
+    axes[0][0].legend()
     return figure
 
 
@@ -101,10 +81,10 @@ def plot_disturbance(report):
     angle.set(title="Angle to the clean subspace", ylabel="degrees", ylim=(-2, 92))
     for axis in axes[0]:
         axis.set_xlabel(SIGMA)
-    figure.legend(loc="outside lower left", ncols=len(report.manifolds), fontsize=8)
+    figure.legend(loc="outside lower left", ncols=len(report.manifolds))
     lines = {"-": "mean", ":": "largest", "--": "halves of the clean latents"}
-    handles = [angle.plot([], [], style, color="#777777")[0] for style in lines]
-    figure.legend(handles, lines.values(), loc="outside lower right", ncols=3, fontsize=8)
+    handles = [angle.plot([], [], style, color=GRAY)[0] for style in lines]
+    figure.legend(handles, lines.values(), loc="outside lower right", ncols=3)
     return figure
 
 
@@ -179,7 +159,7 @@ def _draw_ranks(axis, manifold, k):
         shares = counts / len(each)
         axis.scatter(np.full(len(values), sigma), values, s=2 + 40 * shares, color=COLORS[0])
     largest = manifold.largest_ranks[k]
-    axis.axhline(largest, color="#777777", linestyle="--", linewidth=1)
+    axis.axhline(largest, color=GRAY, linestyle="--", linewidth=1)
     axis.set_ylim(min(largest - 1, min(each.min() for each in ranks)) - 0.5, largest * 1.02 + 0.5)
     axis.yaxis.get_major_locator().set_params(integer=True)
 
@@ -196,10 +176,7 @@ def _draw_rows(axis, rows, labels):
 
 
 def _figure(rows, columns, *, size=None):
-    """An empty figure, which belongs to no window, and its axes in rows."""
-    figures = checks.require("matplotlib.figure", "plots")
-    figure = figures.Figure(size or (COLUMN * columns, ROW * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return empty_figure(rows, columns, size or (COLUMN * columns, ROW * rows))
 
 
 def _check_decoded(shown):
