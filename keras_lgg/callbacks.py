@@ -1,4 +1,4 @@
-"""Callbacks for training under geometry penalties."""
+"""Callbacks for training under geometry penalties: guard, backup, weights."""
 
 import math
 import pathlib
@@ -11,6 +11,13 @@ import numpy as np
 from keras_lgg.layers import penalties_in
 from keras_lgg.models import PenalizedModel
 from keras_lgg.types import PathLike
+from keras_lgg.weight_schedules import PenaltyWeightSchedule
+
+__all__ = [
+    "AtomicBackup",
+    "GeometryGuard",
+    "PenaltyWeightSchedule",
+]
 
 WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # of a backup
 
