@@ -1,4 +1,4 @@
-"""Callbacks for training under geometry penalties: guard, backup, weights."""
+"""Callbacks for training under geometry penalties: guard, backup, weights, monitor, pictures."""
 
 import math
 import pathlib
@@ -10,12 +10,15 @@ import numpy as np
 
 from keras_lgg.layers import penalties_in
 from keras_lgg.models import PenalizedModel
+from keras_lgg.monitoring import GeometryMonitor, GraphSnapshot
 from keras_lgg.types import PathLike
 from keras_lgg.weight_schedules import PenaltyWeightSchedule
 
 __all__ = [
     "AtomicBackup",
     "GeometryGuard",
+    "GeometryMonitor",
+    "GraphSnapshot",
     "PenaltyWeightSchedule",
 ]
 

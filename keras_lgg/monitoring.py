@@ -1,0 +1,323 @@
+"""What a training does to the geometry of the layers: numbers and pictures of a fixed batch."""
+
+import io
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.event_logs import FIRST, CsvLog, EventLog
+from keras_lgg.layer_geometry import (
+    alignment,
+    effective_rank,
+    graph_change,
+    isolated_nodes,
+    label_smoothness,
+)
+from keras_lgg.probes import Probe, network_of, probed, resolved_taps, teacher_of
+
+DPI = 150
+Taps = str | Sequence[str | tuple[str, str]] | None
+
+
+class GeometryMonitor(keras.callbacks.Callback):
+    """Measures the geometry of layers on a fixed batch at the end of each epoch, and logs it.
+
+    For each tapped layer there is, under names such as ``"block1/effective_rank"``,
+
+    * ``label_smoothness``: smoothness of the class labels on the layer's graph, with the normalised
+      Laplacian and divided by n (`keras_lgg.graphs.label_smoothness` with ``relative=True``): in
+      [0, 2] on non-negative features at any n; 0 where classes are apart, and about 1 - 1/c where
+      c classes are mixed. Where ``y`` is given;
+    * ``graph_change``: squared Frobenius distance of the layer's graph and that of the next tapped
+      layer (`keras_lgg.losses.graph_variation`), which the last one lacks;
+    * ``effective_rank``: exp of the entropy of the singular values, divided by their sum, of the
+      representation ``(n, d)`` as it is, not centred [1]; between 1 and min(n, d), 0 for zeros;
+    * ``isolated_nodes``: share of the samples without an edge in the layer's graph
+      (`keras_lgg.graphs.latent_geometry_graph`): rows of zeros, and samples whose similarities to
+      the others sum to 0 or less;
+    * ``cka_teacher``: linear CKA [2] to the layer of the teacher, or without a teacher
+      ``cka_first``: to the same layer before the first epoch. A training that begins at a later
+      epoch, as one that goes on from a backup, does not have ``cka_first``: give a copy of the
+      untrained network as ``teacher``. NaN where all samples look the same.
+
+    Graphs are cosine graphs; all but those of ``label_smoothness`` have normalised degrees. Of a
+    layer that is not finite, every value is NaN.
+
+    The values go into the logs, where callbacks that come later in the list find them
+    (`keras.callbacks.EarlyStopping`, `keras.callbacks.CSVLogger`), as the history does. A CSV file
+    and TensorBoard also have those from before the training, as epoch 0; epoch e is after e epochs.
+
+    It warns, once a layer in each ``fit``, of a layer that has collapsed at the end of an epoch:
+    that is not finite, all nodes of which are isolated, or the effective rank of which is below
+    ``min_rank``.
+
+    The layers are asked in inference mode, with no gradient and no change of any state: the
+    trained weights are those of a training without the monitor.
+
+    Args:
+        x: The fixed batch: an array ``(n, ...)``, or a structure of such as the model takes. Time
+            grows like n² and with the width of the layers; some hundred samples do.
+        y: Its class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        taps: Names of layers in their order along the depth; with a teacher, also pairs
+            ``(teacher layer, layer)``: a plain name is that of both. By default the layers of the
+            model's penalties, in their order; of several pairs with one layer, the first counts.
+            The output of the model, where a penalty acts on it, is called ``"output"``.
+        teacher: Model that layers are compared with; by default the teacher of a `Distiller`.
+        k: Number of nearest neighbours in the graphs, or ``None`` for full ones.
+        min_rank: Effective rank below which a layer counts as collapsed. 1 is a single direction,
+            which every sample has in a layer of one unit; such a layer is not judged by its rank.
+        batch_size: Samples that the model sees at a time.
+        csv: Path of a CSV file, with a row an epoch. It is written anew; by a training that begins
+            at a later epoch, it is gone on with.
+        log_dir: Folder of TensorBoard's event files.
+
+    Raises:
+        ValueError: If an argument is invalid, or in ``fit``, if a layer cannot be tapped, there are
+            neither penalties nor ``taps``, or the CSV file to go on with has other columns.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> model = keras.Sequential(
+        ...     [
+        ...         keras.Input((8,)),
+        ...         keras.layers.Dense(16, name="h1"),
+        ...         keras.layers.Dense(16, name="h2"),
+        ...         keras.layers.Dense(3, "softmax"),
+        ...     ]
+        ... )
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> x, y = np.random.default_rng(0).random((20, 8)), np.arange(20) % 3
+        >>> monitor = lgg.callbacks.GeometryMonitor(x, y, taps=["h1", "h2"])
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor]).history
+        >>> for name in history:
+        ...     if name.startswith("h1/"):
+        ...         print(name, len(history[name]))
+        h1/label_smoothness 2
+        h1/graph_change 2
+        h1/effective_rank 2
+        h1/isolated_nodes 2
+        h1/cka_first 2
+
+    References:
+        [1] Roy, Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO
+            2007. [2] Kornblith et al., "Similarity of neural network representations revisited",
+            arXiv 1905.00414. The graphs are those of Algorithms 14(2):39.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        taps: Taps = None,
+        teacher: keras.Model | None = None,
+        k: int | None = None,
+        min_rank: float = 1.5,
+        batch_size: int = 128,
+        csv: str | os.PathLike | None = None,
+        log_dir: str | os.PathLike | None = None,
+    ):
+        super().__init__()
+        self.probe = Probe(x, y, batch_size=batch_size)
+        if k is not None:
+            checks.check_positive_integer("k", k)
+        checks.check_positive("min_rank", min_rank)
+        self.taps = taps
+        self.teacher = teacher
+        self.k = k
+        self.min_rank = min_rank
+        self.csv = None if csv is None else pathlib.Path(csv)
+        self.log_dir = log_dir
+
+    def on_train_begin(self, logs=None):
+        teacher = teacher_of(self.model) if self.teacher is None else self.teacher
+        self._taps = resolved_taps(self.model, self.taps, teacher)
+        self._network = probed(network_of(self.model), [tap.layer for tap in self._taps])
+        self._teacher = None
+        if teacher is not None:
+            self._teacher = probed(network_of(teacher), [tap.teacher for tap in self._taps])
+        self._logs = [] if self.csv is None else [CsvLog(self.csv)]
+        self._logs += [] if self.log_dir is None else [EventLog(self.log_dir)]
+        self._reference = None
+        self._warned = set()
+        self._began = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._began:
+            return
+        self._began = True  # only now: other callbacks may restore a backup as the training begins
+        seen = self._look()
+        if self._teacher is not None:
+            layers = [tap.teacher for tap in self._taps]
+            self._reference = self.probe.representations(self._teacher, layers)
+        elif epoch == 0:
+            self._reference = seen
+        values = self._measured(seen)
+        for log in self._logs:
+            log.begin(epoch, values)
+
+    def on_epoch_end(self, epoch, logs=None):
+        seen = self._look()
+        values = self._measured(seen)
+        if logs is not None:
+            logs.update(values)
+        for log in self._logs:
+            log.write(epoch + 1, values)
+        for tap, x in zip(self._taps, seen, strict=True):
+            self._warn(epoch + 1, tap.name, x, values)
+
+    def on_train_end(self, logs=None):
+        for log in self._logs:
+            log.close()
+
+    def _look(self):
+        return self.probe.representations(self._network, [tap.layer for tap in self._taps])
+
+    def _measured(self, seen):
+        """The values of all layers, under their names in the logs."""
+        following = [*seen[1:], None]
+        references = self._reference or [None] * len(seen)
+        return {
+            f"{tap.name}/{quantity}": value
+            for tap, *given in zip(self._taps, seen, following, references, strict=True)
+            for quantity, value in self._measured_layer(*given)
+        }
+
+    def _measured_layer(self, x, following, reference):
+        if self.probe.labels is not None:
+            signal = self.probe.signal()
+            yield "label_smoothness", label_smoothness(x, *signal, k=self.k)
+        if following is not None:
+            yield "graph_change", graph_change(x, following, k=self.k)
+        yield "effective_rank", effective_rank(x)
+        yield "isolated_nodes", isolated_nodes(x, k=self.k)
+        if reference is not None:
+            yield FIRST if self._teacher is None else "cka_teacher", alignment(x, reference)
+
+    def _warn(self, epoch, name, x, values):
+        """Warn of a layer that has collapsed, if it is the first time."""
+        rank = values[f"{name}/effective_rank"]
+        if not np.isfinite(x).all():
+            received = "NaN or inf. Look at the data and the learning rate"
+        elif values[f"{name}/isolated_nodes"] == 1:
+            received = (
+                "a graph without edges: the similarities of each sample to the others sum to 0 or "
+                "less. A ReLU behind the layer, or a bias, makes them positive"
+            )
+        elif rank < self.min_rank and x.shape[1] > 1:
+            received = (
+                f"an effective rank of {rank:.4g}. Lower the learning rate or the weight of the "
+                "penalty, or normalise the layer"
+            )
+        else:
+            return
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(
+                f"The layer '{name}' has collapsed after epoch {epoch}. Expected finite "
+                "representations, edges between samples, and an effective rank of at least "
+                f"{self.min_rank}. Received: {received}.",
+                stacklevel=2,
+            )
+
+
+class GraphSnapshot(keras.callbacks.Callback):
+    """Draws the latent geometry graphs of layers on a fixed batch, every so many epochs.
+
+    The figures are those of `keras_lgg.plots.layer_graphs`: one before the training, as epoch 0,
+    and one after every ``every`` epochs. The layers are asked as `GeometryMonitor` asks them.
+
+    Args:
+        x: The fixed batch: an array ``(n, ...)``, or a structure of such as the model takes. With
+            some hundred samples the nodes of a graph can still be told apart.
+        y: Its class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        taps: Names of layers; by default those of the model's penalties, see `GeometryMonitor`.
+        folder: Folder of the figures, ``epoch_0000.png`` and so on.
+        log_dir: Folder of TensorBoard's event files, where they are images of the name
+            ``"latent_geometry_graphs"``.
+        every: Number of epochs from one figure to the next.
+        batch_size: Samples that the model sees at a time.
+        **options: Options of `keras_lgg.plots.layer_graphs`, such as ``layout`` or ``k``.
+
+    Raises:
+        ValueError: If an argument is invalid, there is neither ``folder`` nor ``log_dir``, or in
+            ``fit``, if a layer cannot be tapped or is not finite.
+        ImportError: In ``fit``, if matplotlib is missing.
+
+    Example:
+        >>> import pathlib, tempfile, keras, numpy as np, keras_lgg as lgg
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="h")])
+        >>> model.compile("adam", "mse")
+        >>> x, y = np.random.default_rng(0).random((20, 8)), np.arange(20) % 3
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> snapshot = lgg.callbacks.GraphSnapshot(x, y, taps=["h"], folder=folder, every=2)
+        >>> _ = model.fit(x, x @ np.ones((8, 16)), epochs=4, verbose=0, callbacks=[snapshot])
+        >>> sorted(path.name for path in folder.iterdir())
+        ['epoch_0000.png', 'epoch_0002.png', 'epoch_0004.png']
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        taps: Taps = None,
+        folder: str | os.PathLike | None = None,
+        log_dir: str | os.PathLike | None = None,
+        every: int = 1,
+        batch_size: int = 128,
+        **options: Any,
+    ):
+        super().__init__()
+        checks.check_positive_integer("every", every)
+        if y is None:
+            raise checks.invalid("y", "class labels, which colour the nodes", y)
+        if folder is None and log_dir is None:
+            raise ValueError(
+                "The figures go nowhere. Expected `folder`, `log_dir` or both. Received: neither. "
+                "Write for instance folder='snapshots'."
+            )
+        self.probe = Probe(x, y, batch_size=batch_size)
+        self.taps = taps
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.log_dir = log_dir
+        self.every = every
+        self.options = options
+
+    def on_train_begin(self, logs=None):
+        self._taps = resolved_taps(self.model, self.taps, teacher_of(self.model))
+        self._network = probed(network_of(self.model), [tap.layer for tap in self._taps])
+        self._events = None if self.log_dir is None else EventLog(self.log_dir)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0:
+            self._draw(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            self._draw(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        if self._events is not None:
+            self._events.close()
+
+    def _draw(self, epoch):
+        from keras_lgg import plots  # matplotlib costs time
+
+        seen = self.probe.representations(self._network, [tap.layer for tap in self._taps])
+        layers = {tap.name: x for tap, x in zip(self._taps, seen, strict=True)}
+        options = {"title": f"epoch {epoch}", **self.options}
+        figure = plots.layer_graphs(layers, self.probe.classes, **options)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"epoch_{epoch:04}.png").write_bytes(buffer.getvalue())
+        if self._events is not None:
+            self._events.image(epoch, "latent_geometry_graphs", buffer.getvalue())
