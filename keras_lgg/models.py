@@ -261,7 +261,7 @@ class GeometryModel(PenalizedModel):
         for penalty in self.penalties:
             check_base_penalty(penalty, base)
             paths += layer_taps(penalty) if penalty.taps is not None else []
-        self._tapped = _Untracked.of(self._watched(base), paths)
+        self._tapped = Untracked.of(self._watched(base), paths)
 
     @property
     def _core(self):
@@ -346,7 +346,7 @@ class Distiller(PenalizedModel):
         self.student = student
         self._pairs = [teacher_student_taps(penalty) for penalty in self.penalties]
         paths = [path for pairs in self._pairs for _, path in pairs if path is not None]
-        self._tapped = _Untracked.of(self._watched(student), paths)
+        self._tapped = Untracked.of(self._watched(student), paths)
         self.teacher = teacher
 
     @property
@@ -370,7 +370,7 @@ class Distiller(PenalizedModel):
                 "Received: one that has not been built. Call it on a batch or build it first."
             )
         paths = [path for pairs in self._pairs for path, _ in pairs if path is not None]
-        self._teacher = _Untracked.of(teacher, paths)
+        self._teacher = Untracked.of(teacher, paths)
         # A function that was compiled with another teacher must not be used again.
         self.train_function = self.test_function = None
 
@@ -446,7 +446,7 @@ class Distiller(PenalizedModel):
         """As `keras.Model.save`, with or without the teacher and its weights in the file."""
         teacher = self._teacher
         if not include_teacher:
-            self._teacher = _Untracked.of(None, [])
+            self._teacher = Untracked.of(None, [])
         try:
             return super().save(filepath, *args, **kwargs)
         finally:
@@ -458,7 +458,7 @@ class Distiller(PenalizedModel):
         return {**super().get_config(), "teacher": teacher, "student": serialize(self.student)}
 
 
-class _Untracked:
+class Untracked:
     """A model with its tapped twin, out of sight of Keras, which tracks models in attributes."""
 
     def __init__(self, model, tapped):

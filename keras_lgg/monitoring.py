@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lgg import checks
+from keras_lgg import checks, plots
 from keras_lgg.event_logs import FIRST, CsvLog, EventLog
 from keras_lgg.layer_geometry import (
     alignment,
@@ -308,8 +308,6 @@ class GraphSnapshot(keras.callbacks.Callback):
             self._events.close()
 
     def _draw(self, epoch):
-        from keras_lgg import plots  # matplotlib costs time
-
         seen = self.probe.representations(self._network, [tap.layer for tap in self._taps])
         layers = {tap.name: x for tap, x in zip(self._taps, seen, strict=True)}
         options = {"title": f"epoch {epoch}", **self.options}

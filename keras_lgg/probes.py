@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.labels import are_class_indices, class_indices
-from keras_lgg.models import Distiller, PenalizedModel, _Untracked
+from keras_lgg.models import Distiller, PenalizedModel, Untracked
 from keras_lgg.numerics import flatten_representation
 from keras_lgg.penalties import layer_taps, teacher_student_taps
 
@@ -62,9 +62,7 @@ class Probe:
         names, classes = np.unique(self.classes, return_inverse=True)
         return classes, len(names)
 
-    def representations(
-        self, network: _Untracked, layers: Sequence[str | None]
-    ) -> list[np.ndarray]:
+    def representations(self, network: Untracked, layers: Sequence[str | None]) -> list[np.ndarray]:
         """What some layers make of the samples, a float array ``(n, d)`` for each."""
         parts = [self._seen(network, layers, batch) for batch in self._batches()]
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
@@ -93,9 +91,9 @@ def teacher_of(model: keras.Model) -> keras.Model | None:
     return model.teacher if isinstance(model, Distiller) else None
 
 
-def probed(network: keras.Model, layers: Sequence[str | None]) -> _Untracked:
+def probed(network: keras.Model, layers: Sequence[str | None]) -> Untracked:
     """A network that can be asked about some of its layers, or raise where one is unknown."""
-    return _Untracked.of(network, [path for path in layers if path is not None])
+    return Untracked.of(network, [path for path in layers if path is not None])
 
 
 def resolved_taps(
