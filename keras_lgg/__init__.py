@@ -1,5 +1,7 @@
 """Train networks by the geometry of their latent spaces, with Keras 3."""
 
+import importlib
+
 from keras_lgg import (
     callbacks,
     constraints,
@@ -33,4 +35,16 @@ __all__ = [
     "relative",
     "robustness",
     "teacher_cache",
+    "tuning",
 ]
+
+
+def __getattr__(name):
+    """Two modules are imported where they are first asked for: they bring packages with them."""
+    if name in ("plots", "tuning"):
+        return importlib.import_module(f"keras_lgg.{name}")
+    raise AttributeError(f"module 'keras_lgg' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
