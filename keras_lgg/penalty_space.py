@@ -122,7 +122,7 @@ def _plain(weight):
 def _labelled(argument, values, template):
     """Dict from labels to the values to choose from, once they are known to be right."""
     if argument == "taps":
-        if not values or not isinstance(values, Mapping):
+        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
             raise invalid("taps", "a dict from names of your own to taps", repr(values))
         return dict(values)
     if not isinstance(values, list | tuple) or not values:

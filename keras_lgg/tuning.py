@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import itertools
 import math
 import shutil
 import tempfile
@@ -96,6 +97,8 @@ class PenaltyHyperModel(kt.HyperModel):
         super().__init__()
         if not callable(build):
             raise invalid("build", "a function build(penalties)", repr(build))
+        if not penalties:
+            raise invalid("penalties", "at least one lgg.Penalty", repr(penalties))
         self._build_model = build
         self._seed = seed
         self._times_trained = collections.Counter()
@@ -219,9 +222,12 @@ class PenaltySearch:
 
     def to_markdown(self) -> str:
         """A table of the trials, the best first."""
-        rows = [_cells(self._row(t), self.tuner.oracle.objective.name) for t in self._completed()]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+        rows = [self._row(trial) for trial in self._completed()]
+        cells = [_cells(row) for row in rows]
+        columns = list(dict.fromkeys(name for row in cells for name in row))
+        table = [[*columns, self.tuner.oracle.objective.name]]
+        for row, texts in zip(rows, cells, strict=True):
+            table.append([*(texts.get(name, "") for name in columns), f"{row['score']:.4g}"])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         head, *body = (
             "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
@@ -246,7 +252,7 @@ class PenaltySearch:
             "weights": self.tuner.hypermodel.weights(hp),
             "hyperparameters": self.tuner.hypermodel.others(hp),
             "score": float(trial.score),
-            "metrics": {name: metrics.get_last_value(name) for name in metrics.metrics},
+            "metrics": {name: float(metrics.get_last_value(name)) for name in metrics.metrics},
         }
 
 
@@ -363,7 +369,9 @@ def search_penalty_weights(
         weakref.finalize(hypermodel, shutil.rmtree, directory, ignore_errors=True)
     tuner = tuner_class(hypermodel, directory=directory, overwrite=overwrite, **options)
     _check_resumed(tuner)
-    _start_without_penalties(tuner.oracle, hypermodel)
+    if isinstance(tuner, kt.GridSearch):
+        _restore_grid(tuner.oracle)
+    _start_without_penalties(tuner.oracle, hypermodel._spaces)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     callbacks = fit_options.pop("callbacks", None) or []
     callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks])]
@@ -475,17 +483,24 @@ def _check_resumed(tuner):
         )
 
 
-def _start_without_penalties(oracle, hypermodel):
+def _restore_grid(oracle):
+    """What KerasTuner 1.4.8 forgets, and needs to go on with a grid: the order of its trials."""
+    for before, trial in itertools.pairwise([None, *oracle.start_order]):
+        oracle._ordered_ids.insert(trial, before)
+    oracle._populate_next.extend(oracle.start_order[-1:])
+
+
+def _start_without_penalties(oracle, spaces):
     """Let the first trial be the one with all searched weights 0."""
+    # KerasTuner keeps each oracle for ever: it must not hold the model, nor a temporary folder.
+    off = {f"{space.template.name}/weight": 0.0 for space in spaces if space.weights is not None}
     populate = oracle.populate_space
 
     def populate_space(trial_id):
         is_first = not oracle.trials
         response = populate(trial_id)
         if is_first and response["status"] == "RUNNING":
-            for space in hypermodel._spaces:
-                if space.weights is not None:
-                    response["values"][f"{space.template.name}/weight"] = 0.0
+            response["values"].update(off)
         return response  # KerasTuner takes out the values of what is off
 
     oracle.populate_space = populate_space
@@ -520,8 +535,8 @@ def _warn_of_failures(oracle):
         )
 
 
-def _cells(row, objective):
-    """The texts of one row of the table, by column."""
+def _cells(row):
+    """The texts of one row of the table but the score, by column."""
     cells = {"trial": row["trial"]}
     cells |= {f"weight of {name}": f"{weight:.3g}" for name, weight in row["weights"].items()}
     for name, value in row["hyperparameters"].items():
@@ -529,4 +544,4 @@ def _cells(row, objective):
             cells["epochs"] = str(value)
         elif not name.startswith("tuner/"):  # the notes of Hyperband
             cells[name] = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return {**cells, objective: f"{row['score']:.4g}"}
+    return cells
