@@ -211,7 +211,8 @@ def finish(args, name, frame, tables, drawing, explanation, *, pictures=()):
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(name, args)}.png"
-    drawing.tight_layout()
+    if drawing.get_layout_engine() is None:  # those of lgg.plots have one
+        drawing.tight_layout()
     drawing.savefig(path, dpi=150)
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:

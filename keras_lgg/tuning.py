@@ -58,7 +58,8 @@ class PenaltyHyperModel(kt.HyperModel):
             ["h3", "h4"]}``; a dict of such dicts, by names of penalties, gives each its own.
         seed: Integer that starts the weights of a model and the order of its batches, through
             `keras.utils.set_random_seed`: the same for all trials, so that they differ in nothing
-            else, and one more for each further execution of the same trial. ``None`` sets none.
+            else, and one more for each further execution of a trial, and where a tuner tries the
+            same values again, as the Bayesian one may. ``None`` sets none.
 
     Raises:
         ValueError: If a range or a choice is not of these forms, names no penalty, or is not one
@@ -206,7 +207,9 @@ class PenaltySearch:
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        return [self._row(t) for t in sorted(self._completed(), key=lambda t: t.trial_id)]
+        order = self.tuner.oracle.start_order
+        completed = sorted(self._completed(), key=lambda trial: order.index(trial.trial_id))
+        return [self._row(trial) for trial in completed]
 
     @property
     def best_weights(self) -> dict[str, float]:

@@ -310,6 +310,61 @@ def test_anchors(run, tmp_path):
         check_is_plain(tmp_path / f"out/digits_{name}.keras", (8, 8, 1))
 
 
+@ON_TORCH
+@pytest.mark.filterwarnings("ignore:The optimal value found")  # scikit-learn's, of its kernel
+def test_tune(run, tmp_path):
+    pytest.importorskip("keras_tuner", reason="the search needs the extra tuner")
+    import tune
+
+    values, page, output = run(tune)
+    tested = values[[tune.PLAIN, tune.BY_HAND, tune.SEARCHED]]
+    check_record(page, output, "tune", tested)
+    trials = values.drop([tune.PLAIN, tune.BY_HAND, tune.SEARCHED], level="variant").unstack()
+    assert len(trials) == 4
+    assert trials["weight"].iloc[0] == 0
+    assert (trials["weight"].iloc[1:] <= tune.RANGE[1]).all()
+    assert "0: " in page
+    assert page.count(" *") == 1, "the one that was chosen"
+    chosen = trials.loc[trials["score"].idxmax()]
+    assert f"{chosen['weight']:.3g}: {chosen['score']:.1f} *" in output
+    assert tested[:, "clean"].min() > 80
+    for variant in (tune.PLAIN, tune.BY_HAND, tune.SEARCHED):
+        rows = tested[variant]
+        assert rows["clean"] > rows["noise 0.2"] > rows["noise 0.3"]
+        assert rows[tune.UNDER_NOISE] == pytest.approx((rows["noise 0.2"] + rows["noise 0.3"]) / 2)
+    model = check_is_plain(tmp_path / "out/digits_searched.keras", (8, 8, 1))
+    images, labels = common.datasets.arrays("digits").test
+    accuracy = np.mean(model.predict(images / 255.0, verbose=0).argmax(axis=1) == labels)
+    assert 100 * accuracy == pytest.approx(tested[tune.SEARCHED, "clean"], abs=0.3)
+
+
+def test_a_search_sees_no_test_data(monkeypatch):
+    """Its data are parts of the training split, and the noise is on the validation part."""
+    pytest.importorskip("keras_tuner", reason="the search needs the extra tuner")
+    import tune
+
+    args, given = tune.parse([]), {}
+
+    def search(build, penalty, data, **options):
+        given.update(options, data=data, model=build([penalty]))
+
+    monkeypatch.setattr(tune.lgg.tuning, "search_penalty_weights", search)
+    arrays = tune.split(args, 0)
+    empty = tuple(part[:0] for part in arrays.test)
+    tune.search(args, arrays._replace(test=empty), 0)
+    images, labels = given["validation_data"]
+    count = len(arrays.validation[1])
+    assert len(images) == len(labels) == count * len(tune.NOISES) * tune.DRAWS
+    np.testing.assert_array_equal(labels[:count], arrays.validation[1])
+    noise = np.random.default_rng(0).standard_normal((6, *arrays.validation[0].shape))
+    for copy, sigma in enumerate(np.repeat(tune.NOISES, tune.DRAWS)):
+        expected = np.clip(arrays.validation[0] + sigma * noise[copy], 0, 1)
+        np.testing.assert_allclose(images[copy * count :][:count], expected, atol=1e-6)
+    assert given["data"] is arrays.train
+    assert given["weights"] == tune.RANGE
+    assert given["trials"] == 10
+
+
 @pytest.mark.parametrize("name", ["robustness", "distillation", "embeddings"])
 @ON_TENSORFLOW
 def test_select_compares_on_validation(run, name, monkeypatch):

@@ -516,6 +516,21 @@ class TestTraining:
         assert other[1]["weights"] != first[1]["weights"]
         assert np.abs(kernels[1] - kernels[0]).max() > 0.1
 
+    def test_the_order_of_batches_does_not_hang_on_how_a_model_is_built(self, score):
+        drawn = []
+
+        def make(penalties):
+            if float(penalties[0].weight):
+                np.random.random()
+            return build(penalties)
+
+        score(lambda penalty: drawn.append(np.random.random()) or 1.0)
+        search(make=make, tuner="grid", weights=(1, 1), seed=0)
+        assert drawn[0] == drawn[1]
+        drawn.clear()
+        search(make=make, tuner="grid", weights=(1, 1))
+        assert drawn[0] != drawn[1], "without a seed"
+
     def test_each_execution_has_a_seed_of_its_own(self):
         started, ended = [], []
 
@@ -587,6 +602,13 @@ class TestDirectory:
         assert calls == pytest.approx([0, 0.01, 0.01, 0.1, 1])
         assert "Reloading" in capsys.readouterr().out
 
+    def test_a_grid_that_stopped_between_two_trials_goes_on(self, score, tmp_path, capsys):
+        score(closeness)
+        options = {"tuner": "grid", "directory": str(tmp_path)}
+        assert len(search(**options, tuner_options={"max_trials": 2}).trials) == 2
+        found = search(**options)
+        assert [t["weights"][VARIATION] for t in found.trials] == [0, 0.01, 0.1, 1]
+
     @pytest.mark.parametrize(
         "changed", [{"weights": (0.01, 2, 3)}, {"k": [3]}, {"k": None}, {"weights": None}]
     )
@@ -620,7 +642,8 @@ class TestFailures:
         with pytest.warns(UserWarning, match=r"2 of 4 trials failed.*0002 \(.*too strong\), 0003"):
             found = search(tuner="grid")
         assert [trial["weights"][VARIATION] for trial in found.trials] == [0, 0.01]
-        assert len(found.get_best_models.__self__._completed()) == 2
+        found.tuner.load_model = lambda trial: trial.trial_id
+        assert found.get_best_models(4) == ["0001", "0000"]
 
     @pytest.mark.filterwarnings("ignore:All-NaN")  # KerasTuner's
     def test_a_score_of_nan_is_a_failure(self, score):
