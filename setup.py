@@ -35,6 +35,7 @@ TESTED = (
     "relative",
     "manifolds",
     "plots",
+    "tuner",
     "examples",
 )
 EXTRAS["test"] = [

@@ -40,9 +40,8 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Two modules are imported where they are first asked for: they bring packages with them."""
-    if name in ("plots", "tuning"):
-        return importlib.import_module(f"keras_lgg.{name}")
+    if name == "tuning":  # only where it is asked for: it brings KerasTuner with it
+        return importlib.import_module("keras_lgg.tuning")
     raise AttributeError(f"module 'keras_lgg' has no attribute '{name}'")
 
 

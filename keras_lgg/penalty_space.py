@@ -35,13 +35,16 @@ class PenaltySpace:
         """The weight, and the label of each option, which are none where the penalty is off."""
         with hp.name_scope(self.template.name):
             if self.weights is None:
-                return _plain(self.template.weight), self._labels(hp)
+                return self._own_weight(), self._labels(hp)
             weight = hp.Choice("weight", self.weights)
             if not self.options:
                 return weight, {}
             with hp.conditional_scope("weight", self.weights[1:]):
                 labels = self._labels(hp)
             return weight, labels if weight else {}
+
+    def _own_weight(self):
+        return "balanced" if self.template.balance else _plain(self.template.weight)
 
     def _labels(self, hp):
         return {
@@ -54,7 +57,10 @@ class PenaltySpace:
         chosen = {argument: self.options[argument][label] for argument, label in labels.items()}
         taps = chosen.pop("taps", self.template.taps)
         loss = _with_arguments(self.template.loss, chosen)
-        return Penalty(loss, taps, weight, self.template.name, labels=self.template.labels)
+        kept = {"labels": self.template.labels}
+        if weight == "balanced":
+            kept["fraction"] = self.template.balance.fraction
+        return Penalty(loss, taps, weight, self.template.name, **kept)
 
     def combinations(self):
         """How many penalties there are to try."""

@@ -131,8 +131,9 @@ class PenaltyHyperModel(kt.HyperModel):
         return [space.penalty(hp) for space in self._spaces]
 
     def weights(self, hp: kt.HyperParameters) -> dict[str, float]:
-        """The weight of each penalty by its name, as `hp` chooses it."""
-        return {space.template.name: space.choose(hp)[0] for space in self._spaces}
+        """The weight of each penalty by its name, as `hp` chooses it; but for balanced ones."""
+        chosen = {space.template.name: space.choose(hp)[0] for space in self._spaces}
+        return {name: weight for name, weight in chosen.items() if weight != "balanced"}
 
     def others(self, hp: kt.HyperParameters) -> dict[str, Any]:
         """All that `hp` chooses but the weights, by hyperparameter; of taps, their name."""

@@ -166,6 +166,18 @@ class TestSpace:
         first, second = hyper.penalties(hp)
         assert (first.loss.alpha, first.taps, second.loss.alpha, second.taps) == (2, "h1", 1, "h2")
 
+    def test_balanced_templates(self):
+        template = lgg.Penalty(GraphSmoothness(), "h1", "balanced", name="a", fraction=0.3)
+        hyper = PenaltyHyperModel(build, template, weights=None, alpha=[0.5, 2])
+        hp = hyperparameters(hyper, a__alpha="2")
+        (penalty,) = hyper.penalties(hp)
+        assert (penalty.loss.alpha, penalty.balance.fraction) == (2, 0.3)
+        assert penalty.balance is not template.balance
+        assert hyper.weights(hp) == {}
+        searched = PenaltyHyperModel(build, template, weights=(1, 10, 2))
+        (penalty,) = searched.penalties(hyperparameters(searched, a__weight=10.0))
+        assert (penalty.balance, float(penalty.weight)) == (None, 10)
+
     def test_penalties_are_fresh_and_templates_stay(self):
         class Unregistered(lgg.losses.GeometryLoss):
             needs_labels = True
