@@ -18,7 +18,13 @@ import keras_lgg as lgg
 
 ROOT = pathlib.Path(__file__).parent.parent
 PUBLIC = {
-    lgg.callbacks: ["AtomicBackup", "GeometryGuard"],
+    lgg.callbacks: [
+        "AtomicBackup",
+        "GeometryGuard",
+        "GeometryMonitor",
+        "GraphSnapshot",
+        "PenaltyWeightSchedule",
+    ],
     lgg: ["Distiller", "GeometryModel", "Penalty", "teacher_cache"],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
@@ -84,6 +90,15 @@ PUBLIC = {
         "strata",
         "subspace",
         "unfold",
+    ],
+    lgg.plots: [
+        "layer_graph",
+        "layer_graphs",
+        "representations",
+        "robustness",
+        "similarity_matrix",
+        "smoothness",
+        "trade_off",
     ],
     lgg.relative: [
         "Affine",
