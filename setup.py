@@ -15,7 +15,8 @@ EXTRAS = {
     "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources", "scikit-learn>=1.5"],
     # keras-tuner 1.4.8 imports tensorboard, which TensorFlow 2.21 no longer brings.
     "tuner": ["keras-tuner>=1.4.7", "tensorboard"],
-    "plots": ["matplotlib>=3.8", "networkx>=3.2"],
+    "tensorboard": ["tensorboard"],
+    "plots": ["matplotlib>=3.8"],
     "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
@@ -36,6 +37,7 @@ TESTED = (
     "manifolds",
     "plots",
     "tuner",
+    "tensorboard",
     "examples",
 )
 EXTRAS["test"] = [

@@ -77,7 +77,8 @@ class GeometryGuard(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def _message(self):
-        step = int(self.model.optimizer.iterations)
+        # An int() of it fails under a strategy of several replicas.
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         found = list(self._found())
         if not found:
             return (

@@ -1,18 +1,13 @@
 """Pictures of numbers: smoothness along the depth, robustness, trials of a tuner."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_lgg import checks, figures
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
+from keras_lgg.types import DataFrame, Figure
 
 BAND = 0.18  # opacity
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -82,7 +77,7 @@ def smoothness(
 
 @figures.styled
 def robustness(
-    results: pandas.DataFrame | Mapping[str, np.ndarray],
+    results: DataFrame | Mapping[str, np.ndarray],
     *,
     severities: Sequence[float] | None = None,
     xlabel: str | None = None,

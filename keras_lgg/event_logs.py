@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from keras_lgg import checks
+
 FIRST = "cka_first"  # the quantity that a training which goes on from a later epoch cannot know
 
 
@@ -63,6 +65,7 @@ class EventLog:
     """TensorBoard's event files in a folder, written with TensorFlow on every backend."""
 
     def __init__(self, log_dir: str | os.PathLike):
+        checks.require("tensorboard", "tensorboard")  # which TensorFlow writes its summaries with
         import tensorflow as tf
 
         self._tf = tf

@@ -1,10 +1,7 @@
 """Pictures of latent geometry graphs: as graphs, and as matrices."""
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -13,9 +10,7 @@ from keras_lgg import checks, figures, graphs, layouts
 from keras_lgg.labels import are_class_indices, class_indices
 from keras_lgg.spaces import finite_rows
 from keras_lgg.taps import tapped_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from keras_lgg.types import Figure
 
 # What the numbers of each metric are called.
 METRICS = {**{name: f"{name} similarity" for name in graphs.METRICS}, "precomputed": "weight"}

@@ -80,6 +80,7 @@ class GeometryMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is invalid, or in ``fit``, if a layer cannot be tapped, there are
             neither penalties nor ``taps``, or the CSV file to go on with has other columns.
+        ImportError: In ``fit``, if ``log_dir`` is given and TensorBoard is missing.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -122,7 +123,7 @@ class GeometryMonitor(keras.callbacks.Callback):
         batch_size: int = 128,
         csv: str | os.PathLike | None = None,
         log_dir: str | os.PathLike | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.probe = Probe(x, y, batch_size=batch_size)
         if k is not None:
@@ -135,7 +136,7 @@ class GeometryMonitor(keras.callbacks.Callback):
         self.csv = None if csv is None else pathlib.Path(csv)
         self.log_dir = log_dir
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         teacher = teacher_of(self.model) if self.teacher is None else self.teacher
         self._taps = resolved_taps(self.model, self.taps, teacher)
         self._network = probed(network_of(self.model), [tap.layer for tap in self._taps])
@@ -148,7 +149,7 @@ class GeometryMonitor(keras.callbacks.Callback):
         self._warned = set()
         self._began = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._began:
             return
         self._began = True  # only now: other callbacks may restore a backup as the training begins
@@ -162,7 +163,7 @@ class GeometryMonitor(keras.callbacks.Callback):
         for log in self._logs:
             log.begin(epoch, values)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         seen = self._look()
         values = self._measured(seen)
         if logs is not None:
@@ -172,7 +173,7 @@ class GeometryMonitor(keras.callbacks.Callback):
         for tap, x in zip(self._taps, seen, strict=True):
             self._warn(epoch + 1, tap.name, x, values)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         for log in self._logs:
             log.close()
 
@@ -248,7 +249,7 @@ class GraphSnapshot(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is invalid, there is neither ``folder`` nor ``log_dir``, or in
             ``fit``, if a layer cannot be tapped or is not finite.
-        ImportError: In ``fit``, if matplotlib is missing.
+        ImportError: In ``fit``, if matplotlib is missing, or with ``log_dir`` TensorBoard.
 
     Example:
         >>> import pathlib, tempfile, keras, numpy as np, keras_lgg as lgg
@@ -273,7 +274,7 @@ class GraphSnapshot(keras.callbacks.Callback):
         every: int = 1,
         batch_size: int = 128,
         **options: Any,
-    ):
+    ) -> None:
         super().__init__()
         checks.check_positive_integer("every", every)
         if y is None:
@@ -290,20 +291,20 @@ class GraphSnapshot(keras.callbacks.Callback):
         self.every = every
         self.options = options
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._taps = resolved_taps(self.model, self.taps, teacher_of(self.model))
         self._network = probed(network_of(self.model), [tap.layer for tap in self._taps])
         self._events = None if self.log_dir is None else EventLog(self.log_dir)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch == 0:
             self._draw(0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0:
             self._draw(epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._events is not None:
             self._events.close()
 

@@ -94,7 +94,7 @@ class PenaltyHyperModel(kt.HyperModel):
         alpha: Sequence | Mapping[str, Sequence] | None = None,
         taps: Mapping[str, Any] | None = None,
         seed: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         if not callable(build):
             raise invalid("build", "a function build(penalties)", repr(build))
@@ -120,7 +120,7 @@ class PenaltyHyperModel(kt.HyperModel):
             model.optimizer.build(model.trainable_variables)
         return model
 
-    def fit(self, hp: kt.HyperParameters, model: keras.Model, *args, **kwargs):
+    def fit(self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`, with the batches in the order that the seed gives."""
         self._set_seed(hp)
         self._times_trained[_key(hp)] += 1
@@ -192,7 +192,7 @@ class PenaltySearch:
         ({'graph_smoothness': 1.0}, 1.0)
     """
 
-    def __init__(self, tuner: kt.Tuner):
+    def __init__(self, tuner: kt.Tuner) -> None:
         if not isinstance(tuner.hypermodel, PenaltyHyperModel):
             received = type(tuner.hypermodel).__name__
             raise invalid(
@@ -240,7 +240,7 @@ class PenaltySearch:
         rule = "| " + " | ".join("-" * max(3, width) for width in widths) + " |"
         return "\n".join([head, rule, *body])
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.to_markdown()
 
     def _completed(self):
@@ -263,15 +263,15 @@ class PenaltySearch:
 def search_penalty_weights(
     build: Callable[..., keras.Model],
     penalties: Penalty | Sequence[Penalty],
-    data,
+    data: Any,
     *,
-    validation_data,
+    validation_data: Any,
     weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
     k: Sequence | Mapping[str, Sequence] | None = None,
     power: Sequence | Mapping[str, Sequence] | None = None,
     alpha: Sequence | Mapping[str, Sequence] | None = None,
     taps: Mapping[str, Any] | None = None,
-    objective="val_accuracy",
+    objective: str | kt.Objective | Sequence[kt.Objective] = "val_accuracy",
     trials: int | None = None,
     tuner: str | type[kt.Tuner] = "bayesian",
     executions_per_trial: int = 1,
@@ -279,7 +279,7 @@ def search_penalty_weights(
     directory: str | None = None,
     overwrite: bool = False,
     tuner_options: Mapping[str, Any] | None = None,
-    **fit_options,
+    **fit_options: Any,
 ) -> PenaltySearch:
     """Search the weights of penalties, and more of them on wish, on validation data.
 
@@ -513,7 +513,7 @@ def _start_without_penalties(oracle, spaces):
 class _ObjectiveIsLogged(keras.callbacks.Callback):
     """Ends the search where the objective is none of the metrics; KerasTuner would go on."""
 
-    def __init__(self, objective):
+    def __init__(self, objective) -> None:
         super().__init__()
         self.objective = objective
 

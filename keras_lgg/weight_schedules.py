@@ -66,7 +66,7 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
         unit: str = "step",
         delay: int = 0,
         warmup: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         checks.check_choice("unit", unit, UNITS)
         for name, value in (("delay", delay), ("warmup", warmup)):
@@ -85,10 +85,10 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
         self.delay = delay
         self.warmup = warmup
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._scheduled = scheduled_penalty(self.model, self.penalty)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._weight = None  # a backup may have restored another one
         if self.unit == "epoch":
             self._set_weight(epoch)
@@ -96,13 +96,13 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
             # What precedes the epoch; reading it at each step would make JAX wait for the last one.
             optimizer = self.model.optimizer
             batches = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-            self._steps_before = int(optimizer.iterations) * batches
+            self._steps_before = int(ops.convert_to_numpy(optimizer.iterations)) * batches
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.unit == "step":
             self._set_weight(self._steps_before + batch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs[f"{self._scheduled.name}_weight"] = self._weight
 

@@ -434,6 +434,13 @@ class TestLogs:
         assert len(read_events(tmp_path).Tags()["tensors"]) == 3
         monitor.on_train_end()
 
+    def test_tensorboard_is_missing(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
+        for callback in (GeometryMonitor, GraphSnapshot):
+            message = r"'tensorboard' is missing.*pip install \"keras_lgg\[tensorboard\]\""
+            with pytest.raises(ImportError, match=message):
+                watch(geometry_model(), callback(PROBE, LABELS, log_dir=tmp_path))
+
 
 def read_events(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

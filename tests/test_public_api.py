@@ -118,6 +118,7 @@ PUBLIC = {
         "stitch",
         "stitching_matrix",
     ],
+    lgg.tuning: ["PenaltyHyperModel", "PenaltySearch", "search_penalty_weights"],
     lgg.robustness: [
         "ArtAttack",
         "CommonCorruption",
@@ -213,6 +214,9 @@ def is_saved(public):
     tools = (
         lgg.datasets.__name__,
         lgg.callbacks.__name__,
+        "keras_lgg.monitoring",
+        "keras_lgg.weight_schedules",
+        lgg.tuning.__name__,
         "keras_lgg.attacks",
         "keras_lgg.corruptions",
         "keras_lgg.manifold_report",

@@ -203,6 +203,21 @@ def test_accumulated_gradients():
     assert weights(schedule, 2, model) == list(range(8))
 
 
+@NO_HEAD
+@needs("several devices, `tf.distribute.MirroredStrategy`")
+def test_replicas():
+    """One device will do: its variables are those of several."""
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = geometry_model()
+        model.compile(keras.optimizers.SGD(0.0))
+    history = fit(model, [PenaltyWeightSchedule(powers)])
+    value = history["graph_smoothness"][0]
+    np.testing.assert_allclose(history["loss"][1], value * (16 + 32 + 64 + 128) / 4, rtol=1e-5)
+    assert history["graph_smoothness_weight"] == [8.0, 128.0]
+
+
 class KilledError(Exception):
     pass
 
