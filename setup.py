@@ -10,6 +10,14 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "keras_lgg" / "__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+
+def description():
+    """The README for an index, which has no files beside it: links to files become names."""
+    readme = (HERE / "README.md").read_text()
+    page = re.sub(r"!?\[([^\]]*)\]\((?!https?:)([^)#]*)[^)]*\)", r"\1 (`\2`)", readme)
+    return f"{page}\nFiles that are named here are in the source distribution.\n"
+
+
 EXTRAS = {
     # tensorflow-datasets 4.9.10 imports importlib_resources and does not declare it.
     "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources", "scikit-learn>=1.5"],
@@ -17,10 +25,10 @@ EXTRAS = {
     "tuner": ["keras-tuner>=1.4.7", "tensorboard"],
     "tensorboard": ["tensorboard"],
     "plots": ["matplotlib>=3.8"],
-    "robustness": ["imagecorruptions-imaug>=1.1", "pandas>=2.2"],
+    "robustness": ["imagecorruptions-imaug>=1.1.3", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
-    "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3"],
+    "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3.1"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
@@ -46,6 +54,9 @@ EXTRAS["test"] = [
     "hypothesis>=6.100",
     "ruff>=0.8",
     "pyriemann>=0.12",  # an oracle of distances
+    "build>=1.2",
+    "setuptools>=77",
+    "twine>=6.1",
     *(name for e in TESTED for name in EXTRAS[e]),
 ]
 
@@ -53,19 +64,35 @@ setup(
     name="keras_lgg",
     version=VERSION,
     description="Train Keras 3 networks by the geometry of their latent spaces",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=description(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=["keras_lgg"],
     package_data={"keras_lgg": ["py.typed"]},
     python_requires=">=3.11",
-    install_requires=["keras>=3.12,<4", "tensorflow>=2.18", "numpy>=1.26"],
+    install_requires=["keras>=3.14,<4", "tensorflow>=2.18", "numpy>=1.26"],
     extras_require=EXTRAS,
+    keywords=[
+        "keras",
+        "tensorflow",
+        "jax",
+        "pytorch",
+        "representation learning",
+        "latent geometry graphs",
+        "robustness",
+        "knowledge distillation",
+        "metric learning",
+        "relative representations",
+    ],
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",  # where it is tested
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
