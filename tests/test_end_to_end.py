@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     shared = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), shared)
@@ -35,6 +35,12 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     assert stitched["permuted anchors"]["stitched"] < 0.3
     assert sum(shared["latents"]["CAE"].levels[0].strata.values()) == 100
     assert (tmp_path / "disturbance.png").stat().st_size > 10_000
+    assert shared["found"].trials[0]["weights"] == {"smoothness_variation": 0}
+    assert len(shared["found"].trials) == 4
+    assert len((tmp_path / "geometry.csv").read_text().splitlines()) == 1 + 6
+    assert len(list((tmp_path / "graphs").iterdir())) == 2
+    assert (tmp_path / "layers.png").stat().st_size > 10_000
+    assert (tmp_path / "trials.png").stat().st_size > 10_000
     predicted = shared["offline"].predict(shared["x_test"], verbose=0).argmax(axis=1)
     assert (predicted == shared["y_test"]).mean() > 0.7
 
