@@ -32,9 +32,15 @@ EXTRAS = {
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
-    "docs": ["sphinx>=8", "myst-parser>=4", "furo"],
     "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
 }
+# With what the pages run.
+EXTRAS["docs"] = [
+    "sphinx>=9",
+    "myst-nb>=1.4",
+    "furo>=2025.12",
+    *(name for e in ("examples", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
+]
 TESTED = (
     "jax",
     "onnx",
@@ -47,6 +53,7 @@ TESTED = (
     "tuner",
     "tensorboard",
     "examples",
+    "docs",
 )
 EXTRAS["test"] = [
     "pytest>=8",

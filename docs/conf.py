@@ -6,17 +6,18 @@ Pages in Markdown whose code is in ``{code-cell}`` blocks are executed at each b
 import inspect
 import os
 
-# What the pages' kernels inherit.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ["DOCS"] = os.path.dirname(os.path.abspath(__file__))
-
 import keras
 from docutils import nodes
 from sphinx.util.inspect import signature, stringify_signature
 
 import keras_lgg
+
+# What the pages' kernels inherit.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ["DOCS"] = os.path.dirname(os.path.abspath(__file__))
+os.environ["MATPLOTLIBRC"] = os.environ["DOCS"]
 
 project = "keras_lgg"
 author = "the keras_lgg developers"
@@ -29,7 +30,7 @@ html_title = "keras_lgg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
-html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False
 
 # Markdown and its executed code.
 myst_heading_anchors = 4  # links such as results.md#what-holds work here as on GitHub
@@ -39,6 +40,8 @@ nb_execution_in_temp = True  # the pages write files
 nb_execution_timeout = 240  # seconds a cell
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # where TensorFlow speaks of devices
+nb_render_markdown_format = "myst"  # which has tables
 nb_ipywidgets_js = {}  # no widgets, nothing from the network
 
 # The reference. Docstrings put code in single backticks, as in Markdown: names of ours become
