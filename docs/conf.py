@@ -39,7 +39,6 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True  # the pages write files
 nb_execution_timeout = 240  # seconds a cell
 nb_execution_show_tb = True
-nb_merge_streams = True
 nb_output_stderr = "remove"  # where TensorFlow speaks of devices
 nb_render_markdown_format = "myst"  # which has tables
 nb_ipywidgets_js = {}  # no widgets, nothing from the network
