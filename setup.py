@@ -22,7 +22,8 @@ EXTRAS = {
     # tensorflow-datasets 4.9.10 imports importlib_resources and does not declare it.
     "datasets": ["tensorflow-datasets>=4.9.7", "importlib_resources", "scikit-learn>=1.5"],
     # keras-tuner 1.4.8 imports tensorboard, which TensorFlow 2.21 no longer brings.
-    "tuner": ["keras-tuner>=1.4.7", "tensorboard"],
+    # Its Bayesian search needs its own extra.
+    "tuner": ["keras-tuner[bayesian]>=1.4.7", "tensorboard"],
     "tensorboard": ["tensorboard"],
     "plots": ["matplotlib>=3.8"],
     "robustness": ["imagecorruptions-imaug>=1.1.3", "pandas>=2.2"],

@@ -37,7 +37,8 @@ def network():
 
 def compiled(model, **options):
     options = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], **options}
-    model.compile("adam", **options)
+    # A model for each trial: to compile each takes longer than its training.
+    model.compile("adam", run_eagerly=True, **options)
     return model
 
 
@@ -313,6 +314,7 @@ class TestModel:
         assert not trained
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value found")  # scikit-learn's, of its kernel
 class TestTuners:
     """With the training replaced by a function of the weight."""
 
@@ -364,7 +366,6 @@ class TestTuners:
         best = max(found.trials, key=lambda trial: trial["score"])
         assert found.best_weights == best["weights"]
 
-    @pytest.mark.filterwarnings("ignore:The optimal value found")  # scikit-learn's, of its kernel
     def test_bayesian_search_comes_near_the_best(self, score):
         score(closeness)
         found = search(tuner="bayesian", weights=(1e-5, 1e3), trials=15, seed=0)
@@ -515,7 +516,7 @@ class TestTraining:
 
         def trials(seed):
             options = {"tuner": "random", "trials": 2, "seed": seed, "weights": (1e-3, 1e3)}
-            return search(make=make, epochs=2, batch_size=4, **options).trials
+            return search(make=make, batch_size=6, **options).trials
 
         first = trials(0)
         for kernel in kernels[1:]:
