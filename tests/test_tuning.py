@@ -307,6 +307,14 @@ class TestModel:
         with pytest.raises(ValueError, match="'q' does not act"):
             self.built(lambda p: build(p[:1]), penalties)
 
+    def test_a_model_that_is_wrong_in_one_trial_ends_the_search(self, score):
+        trained = score(closeness)
+        with pytest.raises(ValueError, match=r"`build`.*a NoneType"):
+            search(make=lambda p: build(p) if not float(p[0].weight) else None, tuner="grid")
+        assert len(trained) == 1
+        with pytest.raises(ValueError, match=r"does not act"):
+            search(make=lambda p: build(p if not float(p[0].weight) else [variation(weight=9)]))
+
     def test_a_wrong_model_ends_the_search_before_any_training(self, score):
         trained = score(closeness)
         with pytest.raises(ValueError, match="does not act"):
@@ -503,6 +511,7 @@ class TestTraining:
                 assert 1 <= began <= past["hyperparameters"]["tuner/epochs"]
                 assert trial["weights"] == past["weights"]
         assert continued > 1
+        assert max(t["hyperparameters"]["tuner/epochs"] for t in found.trials) == 4
         assert "| epochs |" in str(found)
         assert "tuner/" not in str(found)
 
