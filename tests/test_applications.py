@@ -13,9 +13,8 @@ from keras import layers
 
 import keras_lgg as lgg
 
-pytestmark = pytest.mark.skipif(
-    BACKEND == "jax", reason="XLA takes minutes to compile a hundred and fifty layers"
-)
+# What compiles on JAX here shows that it does; the rest would take a minute more.
+SLOW_ON_JAX = pytest.mark.skipif(BACKEND == "jax", reason="XLA takes half a minute to compile it")
 
 Y = np.arange(20) % 10
 X = np.random.default_rng(0).normal(size=(20, 32, 32, 3)) + Y.reshape(-1, 1, 1, 1) / 5
@@ -72,12 +71,10 @@ def inner_of(model):
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-def trained(model, optimizer=None, loss=XE, eagerly=True):
-    """Two steps; eagerly, unless asked, as TensorFlow takes ten times as long to trace them."""
+def trained(model, optimizer=None, loss=XE, eagerly=BACKEND == "tensorflow"):
+    """Two steps; without a graph on TensorFlow, which takes ten times as long to trace them."""
     optimizer = optimizer or keras.optimizers.SGD(0.01)
-    model.compile(
-        optimizer, loss, run_eagerly=eagerly and BACKEND == "tensorflow", jit_compile=False
-    )
+    model.compile(optimizer, loss, run_eagerly=eagerly, jit_compile=BACKEND == "jax")
     return fit(model)
 
 
@@ -88,6 +85,10 @@ def fit(model):
 
 def evaluate(model):
     return model.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)
+
+
+def predict(model):
+    return to_numpy(model(X, training=False))
 
 
 def weights(model):
@@ -107,13 +108,13 @@ def blocks_of(inner, blocks, x):
 
 def test_penalty_is_that_of_the_nested_blocks():
     model = geometry_model()
-    model.compile(loss=XE, jit_compile=False)
+    model.compile(loss=XE, jit_compile=BACKEND == "jax")
     logs = evaluate(model)
     seen = blocks_of(inner_of(model.base), BLOCKS["mobilenetv2"], X)
     expected = float(lgg.losses.smoothness_variation(seen, Y, num_classes=10))
     assert expected > 1e-3
     np.testing.assert_allclose(logs["smoothness_variation"], expected, rtol=1e-3)
-    rows = keras.losses.sparse_categorical_crossentropy(Y, model(X, training=False))
+    rows = keras.losses.sparse_categorical_crossentropy(Y, predict(model))
     total = to_numpy(rows).mean() + 0.01 * expected
     np.testing.assert_allclose(logs["loss"], total, rtol=1e-4)
 
@@ -131,18 +132,19 @@ def test_gradient_of_the_penalty_reaches_the_blocks():
     assert moved == reached
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="XLA rounds two programs differently")
 def test_statistics_are_those_of_plain_training():
     """At weight 0 the penalty is computed and changes nothing: not the weights, no statistics."""
     plain, model = classifier(backbone()), geometry_model(weight=0.0)
     model.base.set_weights(plain.get_weights())
     trained(model)
     assert_same_weights(model.base, trained(plain), rtol=1e-3, atol=1e-5)
-    moving = [v for path, v in weights(model.base).items() if path.endswith("moving_mean")]
+    moving = [v for path, v in weights(model.base).items() if path.endswith("moving_variance")]
     assert len(moving) == 52
-    assert all(np.any(mean != 0) for mean in moving)
+    assert all(np.all(variance != 1) for variance in moving)
 
 
-@pytest.mark.parametrize("make", [geometry_model, distiller])
+@pytest.mark.parametrize("make", [geometry_model, pytest.param(distiller, marks=SLOW_ON_JAX)])
 def test_saved_with_its_compile_state(make, tmp_path):
     """A model that was loaded goes on where the saved one stood, momenta included."""
     model = trained(make(), keras.optimizers.Adam(1e-3))
@@ -165,12 +167,12 @@ import keras, numpy as np
 x = np.load("x.npy")
 for name in sys.argv[1:]:
     if name.endswith(".keras"):
-        predicted = keras.saving.load_model(name).predict(x, verbose=0)
+        predicted = keras.saving.load_model(name)(x, training=False)
     else:
         import tensorflow as tf
         loaded = tf.saved_model.load(name)
         predicted = loaded.serve(x)
-    np.save(name + ".npy", predicted)
+    np.save(name + ".npy", keras.ops.convert_to_numpy(predicted))
 """
 
 
@@ -183,6 +185,7 @@ def assert_predicted_elsewhere(expected, folder):
         np.testing.assert_allclose(found, predictions, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@SLOW_ON_JAX
 def test_plain_models_are_loaded_without_the_package(tmp_path):
     trained(geometry_model("efficientnetb0")).save(tmp_path / "geometry.keras")
     models = {
@@ -193,7 +196,7 @@ def test_plain_models_are_loaded_without_the_package(tmp_path):
         model.save(tmp_path / name)
         with zipfile.ZipFile(tmp_path / name) as archive:
             assert b"keras_lgg" not in archive.read("config.json")
-    expected = {name: model.predict(X, verbose=0) for name, model in models.items()}
+    expected = {name: predict(model) for name, model in models.items()}
     assert_predicted_elsewhere(expected, tmp_path)
 
 
@@ -201,4 +204,4 @@ def test_plain_models_are_loaded_without_the_package(tmp_path):
 def test_plain_model_is_exported(tmp_path):
     model = trained(distiller())
     model.student.export(tmp_path / "saved_model", verbose=False)
-    assert_predicted_elsewhere({"saved_model": model.predict(X, verbose=0)}, tmp_path)
+    assert_predicted_elsewhere({"saved_model": predict(model)}, tmp_path)
