@@ -317,9 +317,11 @@ def test_tune(run, tmp_path):
     import tune
 
     values, page, output = run(tune)
-    tested = values[[tune.PLAIN, tune.BY_HAND, tune.SEARCHED]]
+    tested = values[[tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED]]
     check_record(page, output, "tune", tested)
-    trials = values.drop([tune.PLAIN, tune.BY_HAND, tune.SEARCHED], level="variant").unstack()
+    trials = values.drop(
+        [tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED], level="variant"
+    ).unstack()
     assert len(trials) == 4
     assert trials["weight"].iloc[0] == 0
     assert (trials["weight"].iloc[1:] <= tune.RANGE[1]).all()
@@ -328,7 +330,7 @@ def test_tune(run, tmp_path):
     chosen = trials.loc[trials["score"].idxmax()]
     assert f"{chosen['weight']:.3g}: {chosen['score']:.1f} *" in output
     assert tested[:, "clean"].min() > 80
-    for variant in (tune.PLAIN, tune.BY_HAND, tune.SEARCHED):
+    for variant in (tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED):
         rows = tested[variant]
         assert rows["clean"] > rows["noise 0.2"] > rows["noise 0.3"]
         assert rows[tune.UNDER_NOISE] == pytest.approx((rows["noise 0.2"] + rows["noise 0.3"]) / 2)
