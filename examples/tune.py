@@ -2,8 +2,8 @@
 
 For each seed: a search of 10 trials, weight 0 among them, for the best accuracy under Gaussian
 noise on the validation split; then the network is trained anew on training and validation split
-with the weight found, with a weight that was chosen by hand, with a balanced one and with none,
-and each is tested once on the test split.
+with the weight found, with a weight that was chosen by hand, with balanced ones and with none, and
+each is tested once on the test split.
 
     python examples/tune.py --quick            # digits, one seed, few epochs: does it run?
     python examples/tune.py                    # digits, 3 seeds
@@ -30,7 +30,7 @@ VALIDATION = 0.25  # share of the training split
 # On validation splits, by weight_sensitivity.py for these digits, by robustness.py for MNIST.
 HAND_CHOSEN = 3e-5
 UNDER_NOISE = "under noise"
-PLAIN, BY_HAND, SEARCHED, BALANCED = "no penalty", "chosen by hand", "searched", "balanced"
+PLAIN, BY_HAND, SEARCHED = "no penalty", "chosen by hand", "searched"
 
 
 def network(args, shape, classes):
@@ -61,9 +61,13 @@ def builder(args, arrays):
     return build
 
 
-def penalty(arrays, weight=0.0):
+def penalty(arrays, weight=0.0, fraction=None):
     loss = lgg.losses.SmoothnessVariation(power=2, num_classes=arrays.classes)
-    return lgg.Penalty(loss, taps=networks.STAGES, weight=weight)
+    return lgg.Penalty(loss, taps=networks.STAGES, weight=weight, fraction=fraction)
+
+
+def balanced(fraction):
+    return f"balanced, {fraction:g}"
 
 
 def noisy(data, sigmas, seed):
@@ -112,8 +116,9 @@ def run_seed(args, seed):
         PLAIN: penalty(arrays),
         BY_HAND: penalty(arrays, HAND_CHOSEN),
         SEARCHED: searched,
-        BALANCED: penalty(arrays, "balanced"),
     }
+    for fraction in args.fractions:
+        penalties[balanced(fraction)] = penalty(arrays, "balanced", fraction)
     both = [np.concatenate(parts) for parts in zip(arrays.train, arrays.validation, strict=True)]
     for variant, its_penalty in penalties.items():
         keras.utils.set_random_seed(seed)
@@ -192,6 +197,7 @@ def parse(argv):
     add("--executions", type=int, default=1, help="networks trained for each trial")
     add("--tuner", choices=["bayesian", "random"], default="bayesian")
     add("--samples", type=int, default=10_000, help="of the training split, at most")
+    add("--fractions", type=float, nargs="*", default=[0.1, 10.0], help="of balanced weights")
     return common.arguments(options, argv, quick={"epochs": 10, "trials": 4})
 
 
@@ -222,8 +228,8 @@ def explain(args):
         "that was chosen. Under noise: the mean over the standard deviations "
         f"{', '.join(f'{s:g}' for s in NOISES)}. Tested: the network trained anew on "
         f"training and validation split, with the weight chosen in the search of its seed, with "
-        f"{HAND_CHOSEN:g}, which was chosen by hand, with a balanced one (fraction 0.1) and with "
-        "0; on the test split, once."
+        f"{HAND_CHOSEN:g}, which was chosen by hand, with balanced ones, of the fractions behind "
+        "the name, and with 0; on the test split, once."
     )
 
 

@@ -313,7 +313,7 @@ def check_base_penalty(penalty, base):
         )
 
 
-def check_penalties(penalties):
+def check_penalties(penalties) -> list[Penalty]:
     """Return the penalties of a model as a list, or raise."""
     penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
     for penalty in penalties:

@@ -317,11 +317,10 @@ def test_tune(run, tmp_path):
     import tune
 
     values, page, output = run(tune)
-    tested = values[[tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED]]
+    variants = [tune.PLAIN, tune.BY_HAND, tune.SEARCHED, "balanced, 0.1", "balanced, 10"]
+    tested = values[variants]
     check_record(page, output, "tune", tested)
-    trials = values.drop(
-        [tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED], level="variant"
-    ).unstack()
+    trials = values.drop(variants, level="variant").unstack()
     assert len(trials) == 4
     assert trials["weight"].iloc[0] == 0
     assert (trials["weight"].iloc[1:] <= tune.RANGE[1]).all()
@@ -330,7 +329,7 @@ def test_tune(run, tmp_path):
     chosen = trials.loc[trials["score"].idxmax()]
     assert f"{chosen['weight']:.3g}: {chosen['score']:.1f} *" in output
     assert tested[:, "clean"].min() > 80
-    for variant in (tune.PLAIN, tune.BY_HAND, tune.SEARCHED, tune.BALANCED):
+    for variant in variants:
         rows = tested[variant]
         assert rows["clean"] > rows["noise 0.2"] > rows["noise 0.3"]
         assert rows[tune.UNDER_NOISE] == pytest.approx((rows["noise 0.2"] + rows["noise 0.3"]) / 2)
