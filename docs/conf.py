@@ -5,6 +5,8 @@ Pages in Markdown whose code is in ``{code-cell}`` blocks are executed at each b
 
 import inspect
 import os
+import pathlib
+import tempfile
 
 import keras
 from docutils import nodes
@@ -18,6 +20,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ["DOCS"] = os.path.dirname(os.path.abspath(__file__))
 os.environ["MATPLOTLIBRC"] = os.environ["DOCS"]
+
+# Run in each kernel: TensorFlow prints warnings that many small models are traced.
+ipython = tempfile.TemporaryDirectory()
+startup = pathlib.Path(ipython.name, "profile_default", "startup", "quiet.py")
+startup.parent.mkdir(parents=True)
+startup.write_text("import logging\nlogging.getLogger('tensorflow').setLevel(logging.ERROR)\n")
+os.environ["IPYTHONDIR"] = ipython.name
 
 project = "keras_lgg"
 author = "the keras_lgg developers"
