@@ -25,7 +25,10 @@ os.environ["MATPLOTLIBRC"] = os.environ["DOCS"]
 ipython = tempfile.TemporaryDirectory()
 startup = pathlib.Path(ipython.name, "profile_default", "startup", "quiet.py")
 startup.parent.mkdir(parents=True)
-startup.write_text("import logging\nlogging.getLogger('tensorflow').setLevel(logging.ERROR)\n")
+startup.write_text(
+    "import logging\n"
+    "logging.getLogger('tensorflow').addFilter(lambda record: record.levelno >= logging.ERROR)\n"
+)
 os.environ["IPYTHONDIR"] = ipython.name
 
 project = "keras_lgg"
