@@ -107,8 +107,10 @@ class GeometryMonitor(keras.callbacks.Callback):
 
     References:
         [1] Roy, Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO
-            2007. [2] Kornblith et al., "Similarity of neural network representations revisited",
-            arXiv 1905.00414. The graphs are those of Algorithms 14(2):39.
+        2007.
+
+        [2] Kornblith et al., "Similarity of neural network representations revisited", arXiv
+        1905.00414. The graphs are those of Algorithms 14(2):39.
     """
 
     def __init__(

@@ -34,8 +34,9 @@ class Penalty:
             penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
             through the network: that of the task's loss, and of penalties deeper in it. Both are
             running means (squared, over some 50 steps), read off in the backward pass that there
-            is anyway; the first step has none yet, and the weight 0. It needs an optimizer of
-            Keras.
+            is anyway; the first step has none yet, and the weight 0. It goes to 0 where the task
+            is learnt, and grows where the penalty's own gradient vanishes. It needs an optimizer
+            of Keras.
         name: Name of the metric that logs the unweighted value; by default that of the loss.
         labels: Which target holds the class labels, where the model has several: its key or
             index in ``y``.
