@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -76,7 +76,7 @@ setup(
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
-    packages=["keras_lgg"],
+    packages=find_packages(include=["keras_lgg", "keras_lgg.*"]),
     package_data={"keras_lgg": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.14,<4", "tensorflow>=2.18", "numpy>=1.26"],

@@ -14,9 +14,10 @@ from keras_lgg import (
     relative,
     robustness,
 )
-from keras_lgg.cache import teacher_cache
-from keras_lgg.models import Distiller, GeometryModel
-from keras_lgg.penalties import Penalty
+from keras_lgg.training.distiller import Distiller
+from keras_lgg.training.geometry_model import GeometryModel
+from keras_lgg.training.penalties import Penalty
+from keras_lgg.training.teacher_cache import teacher_cache
 
 __version__ = "0.1.0"
 
@@ -46,4 +47,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return __all__

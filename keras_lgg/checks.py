@@ -1,8 +1,12 @@
-"""Checks of arguments, and the one form of their errors."""
+"""Arguments: their checks, the one form of their errors, and what is said of them once."""
 
 import importlib
+import inspect
 import math
 import numbers
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -76,3 +80,35 @@ def require(module, extra):
             f"The package '{module}' is missing. Expected the extra '{extra}' to be installed. "
             f'Received: {error}. Run: pip install "keras_lgg[{extra}]"'
         ) from error
+
+
+Described = TypeVar("Described", bound=Callable[..., Any])
+ARGS = re.compile(r"^Args:\n((?:    .*\n|\n(?=    ))*)", re.MULTILINE)
+ENTRY = re.compile(r"^    (?=\S)", re.MULTILINE)
+
+
+def described_by(*sources: Callable[..., Any]) -> Callable[[Described], Described]:
+    """A decorator that completes ``Args:`` of a docstring by what others say of these arguments.
+
+    What a class or function passes on to another is so described once, where it acts, and read in
+    both places. What the docstring says itself stays, and of several sources the first counts.
+    """
+
+    def complete(described: Described) -> Described:
+        entries: dict[str, str] = {}
+        for source in (described, *sources):
+            entries = _entries(source) | entries
+        parameters = inspect.signature(described).parameters
+        own = "".join(entries[name] for name in parameters if name in entries)
+        doc = inspect.cleandoc(described.__doc__ or "") + "\n"
+        described.__doc__ = ARGS.sub(lambda _: f"Args:\n{own}", doc, count=1)
+        return described
+
+    return complete
+
+
+def _entries(source):
+    """Dict from each argument to the lines that describe it."""
+    found = ARGS.search(inspect.cleandoc(source.__doc__ or "") + "\n")
+    texts = ENTRY.split(found[1] if found else "")[1:]
+    return {text.partition(":")[0].lstrip("*"): f"    {text.rstrip()}\n" for text in texts}

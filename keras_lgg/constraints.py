@@ -8,6 +8,12 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.types import Tensor
 
+__all__ = ["Parseval"]
+
+
+def __dir__():
+    return __all__
+
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class Parseval(keras.constraints.Constraint):

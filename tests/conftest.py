@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 # Scripts that tests start in processes of their own.
-collect_ignore = ["interrupted_training.py", "loss_values.py", "replica_training.py"]
+collect_ignore = ["support"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import urllib.parse
 
 import pytest
 from autodiff import BACKEND
-from test_public_api import PUBLIC
+from public import PUBLIC
 
 import keras_lgg as lgg
 

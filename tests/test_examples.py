@@ -13,7 +13,7 @@ import common
 import networks
 from autodiff import BACKEND
 
-from keras_lgg.perturbations import DataPerturbation
+from keras_lgg.robustness.perturbations import DataPerturbation
 
 # An example is Keras code that any backend runs; to run each on all would double the suite's time.
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="examples run on one backend")
@@ -396,7 +396,7 @@ class TestNetworks:
         ],
     )
     def test_taps_are_non_negative_layers_in_order(self, build, taps):
-        from keras_lgg.taps import layer_paths, tapped_model
+        from keras_lgg.training.taps import layer_paths, tapped_model
 
         model = build((16, 16, 3), 7, width=4)
         assert [path for path in layer_paths(model) if path in taps] == taps

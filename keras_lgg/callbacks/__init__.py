@@ -1,0 +1,19 @@
+"""Callbacks for training under geometry penalties: guard, backup, weights, monitor, pictures."""
+
+from keras_lgg.callbacks.backup import AtomicBackup
+from keras_lgg.callbacks.guard import GeometryGuard
+from keras_lgg.callbacks.monitor import GeometryMonitor
+from keras_lgg.callbacks.schedules import PenaltyWeightSchedule
+from keras_lgg.callbacks.snapshots import GraphSnapshot
+
+__all__ = [
+    "AtomicBackup",
+    "GeometryGuard",
+    "GeometryMonitor",
+    "GraphSnapshot",
+    "PenaltyWeightSchedule",
+]
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,114 @@
+"""Row sums of the squared difference of two graphs: in factors, or by pairs of samples."""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_lgg.graphs.construction import (
+    class_pairs,
+    cosine_factors,
+    matrix_power,
+    nearest,
+    nearest_neighbours,
+    normalized_degrees,
+    similarities,
+    weakest_neighbours,
+    without_loops,
+)
+from keras_lgg.graphs.low_rank import add, power_difference, row_squares, subtract
+from keras_lgg.graphs.numerics import machine_epsilon
+from keras_lgg.graphs.pairs import combine
+
+
+def factors_or_pairs(in_factors, by_pairs, *tensors, n, rank, width, power=1):
+    """The row sums by the cheaper form, and by pairs where too much cancels in the factors.
+
+    Args:
+        in_factors: Function that gives the row sums, and whether they are accurate.
+        by_pairs: Function of the tensors that gives the row sums.
+        *tensors: All that a gradient goes to through `by_pairs`.
+        n: Batch size, an integer, or a tensor where it is only known at run time: pairs then.
+        rank: Width of the factors.
+        width: Features of a pair that are multiplied, forward and backward.
+        power: Of the matrices; each product of two costs ``n**3``.
+    """
+    # Operations of a sample, but for a common factor: three for each entry of the products of
+    # factors; for each pair its features, and some 100 for the passes over the matrices.
+    if not isinstance(n, int) or 3 * rank**2 >= n * (width + 100 + 3 * (power - 1) * n):
+        return by_pairs(*tensors)
+    rows, accurate = in_factors()
+    # Recomputed, since TensorFlow's XLA lets nothing of a loop out of a condition for later.
+    return ops.cond(accurate, lambda: rows, lambda: keras.remat(by_pairs)(*tensors))
+
+
+def is_accurate(rows, terms):
+    """Whether row sums of a difference are exact to 1e-4, whatever cancelled in them.
+
+    Args:
+        rows: The row sums ``(n,)``.
+        terms: Row sums of the squares of what cancelled, a list.
+    """
+    # Measured: the error is a tenth of the rounding error over the share that is left, or less.
+    return ops.sum(rows) > 1e4 * machine_epsilon(rows) * sum(ops.sum(term) for term in terms)
+
+
+def factored_rank(width, other, power):
+    """Width of the factors of the difference of two graphs' powers; see `power_difference`."""
+    first = width + other + 2
+    return power * first + sum(width + i * other for i in range(1, power))
+
+
+def compare_factors(a, b, *, power=1, pairs="all", one_hot=None):
+    """The row sums for the full graphs of two batches, and whether they are accurate.
+
+    Args:
+        a: Representations ``(n, d)``.
+        b: Representations ``(n, e)``.
+        power: See `losses.graph_distillation`.
+        pairs: See `losses.graph_distillation`.
+        one_hot: Classes ``(n, c)`` where pairs are not all.
+    """
+    (a, _), (b, root_degrees) = cosine_factors(a), cosine_factors(b)
+    terms = subtract(a, b, along=root_degrees)
+    if pairs == "inter":
+        # All pairs but those within a class, to which the diagonal belongs.
+        edges = [term._replace(diagonal=0.0 * term.diagonal) for term in terms]
+        everything, squares = row_squares(edges)
+        rows = everything - row_squares(edges, one_hot)[0]
+        return rows, is_accurate(rows, [everything, *squares])
+    rows, squares = row_squares(terms, one_hot)
+    accurate = is_accurate(rows, squares)
+    if power > 1:  # what the powers multiply cancels no further
+        difference = functools.reduce(add, terms)
+        rows, _ = row_squares([power_difference(a, b, difference, power)])
+    return rows, accurate
+
+
+def compare_pairs(teacher, student, *, k, power, pairs, classes, block):
+    """The row sums for two batches, on the edges of the first one's graph."""
+    graphs = [full_graph(x, block) for x in (teacher, student)]
+    if pairs != "all":
+        graphs = [class_pairs(graph, pairs, classes) for graph in graphs]
+    target, learned = graphs
+    if k is not None:
+        learned = combine(
+            lambda t, s, *others_rows_columns: ops.where(nearest(t, *others_rows_columns), s, 0.0),
+            target,
+            learned,
+            weakest=weakest_neighbours(target, k),
+        )
+        target = nearest_neighbours(target, k)
+    return squared_difference(matrix_power(learned, power), matrix_power(target, power))
+
+
+def full_graph(x, block):
+    """The degree-normalised cosine graph."""
+    return normalized_degrees(without_loops(similarities(x, "cosine", 1.0, block)), x)
+
+
+def squared_difference(a, b):
+    """Row sums of ``(a - b)**2`` for two `PairMatrix`."""
+    return combine(lambda a, b, *_: a - b, a, b).map_rows(
+        lambda values, *_: ops.sum(ops.square(values), axis=1)
+    )

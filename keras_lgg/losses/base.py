@@ -1,0 +1,169 @@
+"""What all losses share: where they act, precision, reduction, batches on several replicas."""
+
+import copy
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lgg import checks
+from keras_lgg.graphs.functions import METRICS, PAIRS
+from keras_lgg.losses import replicas
+from keras_lgg.types import DType, Tensor
+
+# Of options, by the name that all losses call them.
+CHOICES = {"pairs": PAIRS, "metric": METRICS, "form": ("labels", "graph")}
+
+
+class GeometryLoss(keras.losses.Loss):
+    """Base class of the losses below, and of your own.
+
+    It is an ordinary Keras loss that says where it can act. A subclass implements
+    ``call(y_true, y_pred)`` and sets:
+
+    * ``needs_teacher``: ``y_true`` is the teacher's representation (for `Distiller`);
+    * ``needs_labels``: ``y_true`` is the class labels. With both, it is a pair
+      ``(teacher, labels)``;
+    * ``across_layers``: ``y_pred`` is the list of all tapped representations, in place of one;
+    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce.
+
+    Args:
+        reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
+        name: Name of the loss, also that of its metric.
+        dtype: As in `keras.losses.Loss`; by default float32, or float64 for float64
+            representations (on PyTorch, where Keras rounds to float32, always that).
+        global_graph: Where several replicas share a batch: whether the graph spans all of it, as
+            on one device, or each replica has the graph of its own part.
+
+    Example:
+        >>> import keras
+        >>> from keras_lgg import losses
+        >>> class CosineToTeacher(losses.GeometryLoss):
+        ...     needs_teacher = True
+        ...
+        ...     def call(self, teacher, student):
+        ...         return 1 + keras.losses.cosine_similarity(teacher, student)
+        >>> float(CosineToTeacher()([[1.0, 0.0]], [[0.0, 1.0]]))
+        1.0
+    """
+
+    needs_teacher = False
+    needs_labels = False
+    across_layers = False
+    is_scalar = False
+
+    def __init__(
+        self,
+        *,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
+        self._given_dtype = dtype
+        default = "float64" if keras.config.floatx() == "float64" else "float32"
+        super().__init__(name=name, reduction=reduction, dtype=dtype or default)
+        self.global_graph = bool(global_graph)
+        self._options: dict[str, Any] = {}
+
+    def _keep(self, **options: Any) -> None:
+        """Take the options of the loss's function: as attributes, and to save them."""
+        check_options(**options)
+        self._options = options
+        vars(self).update(options)
+
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
+        if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
+            wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
+            return wide(y_true, y_pred, sample_weight)
+        replica_count = replicas.local_count()
+        if replica_count > 1:
+            return self._share(replica_count, y_true, y_pred, sample_weight)
+        parts = 1 if self.global_graph else replicas.split_count()
+        loss = self if parts == 1 else self._on_parts(parts)
+        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+
+    def _share(self, replica_count, y_true, y_pred, sample_weight):
+        """What one of several replicas adds to the value: their sum is the loss of the batch."""
+        if self.global_graph:
+            y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
+        unreduced = copy.copy(self)
+        unreduced.reduction = None
+        values = keras.losses.Loss.__call__(unreduced, y_true, y_pred, sample_weight)
+        if not self.global_graph and len(values.shape) > 0 and self.reduction == "sum":
+            return ops.sum(values)
+        return _reduced(values, sample_weight, self.reduction) / replica_count
+
+    def _on_parts(self, parts):
+        """The loss with a graph of its own for each part of the batch."""
+        split = copy.copy(self)
+
+        def call(y_true, y_pred):
+            values = replicas.on_each_part(lambda both: self.call(*both), parts, (y_true, y_pred))
+            return ops.mean(values) if len(values.shape) == 1 else ops.reshape(values, (-1,))
+
+        split.call = call
+        return split
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            **super().get_config(),
+            "dtype": self._given_dtype,
+            "global_graph": self.global_graph,
+            **self._options,
+        }
+        if self.is_scalar:
+            del config["reduction"]
+        return config
+
+
+def mean(values):
+    """Mean of a list of tensors."""
+    return sum(values) / len(values)
+
+
+def row_sums(values: Tensor, *_: Any) -> Tensor:
+    """Sum of each row, as a function for `PairMatrix.map_rows`."""
+    return ops.sum(values, axis=1)
+
+
+def check_options(**options: Any) -> None:
+    """Raise where an option, by the name that all losses call it, is not valid."""
+    for name, value in options.items():
+        if name in ("k", "num_classes", "block_size"):
+            if value is not None:
+                checks.check_positive_integer(name, value)
+        elif name == "power":
+            checks.check_positive_integer(name, value)
+        elif name in ("alpha", "beta"):
+            checks.check_positive(name, value)
+        elif name == "arms":
+            checks.check_positive_integer(name, value)
+            if value < 2:
+                expected = "an integer of at least 2, the two arms of an angle"
+                raise checks.invalid(name, expected, value)
+        elif name in CHOICES:
+            checks.check_choice(name, value, CHOICES[name])
+
+
+def _reduced(values, sample_weight, reduction):
+    """Values that are weighted already, reduced as `keras.losses.Loss` does on one device."""
+    if len(values.shape) == 0 or reduction in (None, "none"):
+        return values
+    total = ops.sum(values)
+    if reduction == "sum":
+        return total
+    if reduction == "mean_with_sample_weight" and sample_weight is not None:
+        return ops.divide_no_nan(total, ops.sum(ops.cast(sample_weight, total.dtype)))
+    return total / ops.cast(ops.size(values), total.dtype)
+
+
+def _has_float64(tensors):
+    return any(
+        keras.backend.standardize_dtype(x.dtype) == "float64"
+        for x in keras.tree.flatten(tensors)
+        if ops.is_tensor(x)
+    )

@@ -1,0 +1,335 @@
+"""Embeddings: a similarity graph drawn towards classes that stand apart, or a graph of choice.
+
+The numbers of the references are those of `keras_lgg.losses`.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg import checks
+from keras_lgg.checks import described_by
+from keras_lgg.graphs.construction import (
+    label_products,
+    nearest_neighbours,
+    outer_products,
+    self_similarities,
+    similarities,
+    without_loops,
+)
+from keras_lgg.graphs.differences import factors_or_pairs, is_accurate
+from keras_lgg.graphs.functions import to_adjacency
+from keras_lgg.graphs.labels import are_class_indices, known_values, label_signal
+from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
+from keras_lgg.graphs.numerics import flatten_representation
+from keras_lgg.graphs.pairs import combine, rows_of_block
+from keras_lgg.graphs.products import unit_rows
+from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
+from keras_lgg.types import ArrayLike, DType, Tensor
+
+
+def graph_smoothness(
+    labels: Tensor,
+    embeddings: Tensor,
+    *,
+    alpha: float = 1.0,
+    k: int | None = None,
+    block_size: int | None = None,
+) -> Tensor:
+    """Graph smoothness loss (GSL): pushes samples of different classes apart, and nothing else.
+
+    Row sums of ``exp(-alpha * ||z_i - z_j||)`` over the samples j of another class (for soft
+    labels each pair counts ``||y_i - y_j||**2 / 2``). The published loss is their **sum**.
+    Embeddings need a bounded scale, or the loss is won by growing it: end the network in a
+    BatchNormalization without scale and centre, or in a UnitNormalization.
+
+    Args:
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        embeddings: Shape ``(n, ...)``, of any width.
+        alpha: Positive number, the inverse length scale.
+        k: Count only the pairs of the k-nearest-neighbour graph, or ``None`` for all.
+        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
+            all up to n = 2048, and 4 million entries beyond.
+
+    Returns:
+        Tensor ``(n,)``, float32 or float64.
+
+    Raises:
+        ValueError: If an option or the form of the labels is invalid, or the batch sizes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import losses
+        >>> z = np.array([[0.0], [0.0], [1.0]], "float32")
+        >>> [round(float(value), 4) for value in losses.graph_smoothness(np.array([0, 0, 1]), z)]
+        [0.3679, 0.3679, 0.7358]
+
+    Reference: [1], [3].
+    """
+    check_options(alpha=alpha, k=k)
+    embeddings = flatten_representation(embeddings)
+    checks.check_same_length(labels=labels, embeddings=embeddings)
+    block = rows_of_block(ops.shape(embeddings)[0], block_size)
+    adjacency = without_loops(similarities(embeddings, "exponential", alpha, block))
+    if k is not None:
+        adjacency = nearest_neighbours(adjacency, k)
+    apart = _half_squared_label_distances(labels, embeddings.dtype, block)
+    return combine(lambda a, b, *_: a * b, adjacency, apart).map_rows(row_sums)
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+@described_by(graph_smoothness, GeometryLoss)
+class GraphSmoothness(GeometryLoss):
+    """Keras loss over `graph_smoothness` (GSL): ``GraphSmoothness()(labels, embeddings)``.
+
+    Give it to ``compile`` of a network that ends in a normalisation, and classify the
+    embeddings by k-NN. Divide by the batch size with ``reduction="sum_over_batch_size"``.
+
+    Args:
+        reduction: Defaults to ``"sum"``, the published scale.
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_lgg as lgg
+        >>> float(lgg.losses.GraphSmoothness()(np.array([0, 1]), np.zeros((2, 3))))
+        2.0
+
+    Reference: [1], [3].
+    """
+
+    needs_labels = True
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        k: int | None = None,
+        block_size: int | None = None,
+        reduction: str | None = "sum",
+        name: str | None = "graph_smoothness",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
+        self._keep(alpha=alpha, k=k, block_size=block_size)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return graph_smoothness(y_true, y_pred, **self._options)
+
+
+def target_graph(
+    target: Tensor,
+    embeddings: Tensor,
+    *,
+    form: str = "labels",
+    affinity: ArrayLike | None = None,
+    metric: str = "cosine",
+    alpha: float = 1.0,
+    num_classes: int | None = None,
+    block_size: int | None = None,
+) -> Tensor:
+    """Draws the similarity graph of the embeddings towards a graph that you choose.
+
+    Row sums of ``(S - T)**2`` off the diagonal, with the similarity S of the embeddings. The
+    loss is their **sum**.
+
+    Args:
+        target: With ``form="labels"``: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft
+            ``(n, c)``, which make ``T = Y C Y.T``. With ``form="graph"``: T itself, ``(n, n)``.
+        embeddings: Shape ``(n, ...)``, of any width.
+        form: ``"labels"`` or ``"graph"``, what ``target`` is.
+        affinity: The similarities C wanted between the classes, symmetric ``(c, c)``, for
+            instance of a hierarchy; ``None`` is the identity. Only with ``form="labels"``.
+        metric: See `graphs.similarity`.
+        alpha: See `graphs.similarity`.
+        num_classes: Number of classes of integer labels, where ``affinity`` does not tell it:
+            lets the graphs be compared in factors, as `graph_distillation` says.
+        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
+            all up to n = 2048, and 4 million entries beyond.
+
+    Returns:
+        Tensor ``(n,)``, float32 or float64.
+
+    Raises:
+        ValueError: If an option is invalid, or the shapes do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import losses
+        >>> z = np.eye(2, dtype="float32")
+        >>> np.asarray(losses.target_graph(np.array([0, 0]), z)).tolist()
+        [1.0, 1.0]
+        >>> np.asarray(losses.target_graph(np.zeros((2, 2)), z, form="graph")).tolist()
+        [0.0, 0.0]
+
+    Reference: [1], with the target as an argument.
+    """
+    check_options(form=form, metric=metric, alpha=alpha)
+    embeddings = flatten_representation(embeddings)
+    checks.check_same_length(target=target, embeddings=embeddings)
+    n = ops.shape(embeddings)[0]
+
+    block = rows_of_block(n, block_size)
+    if form == "graph":
+        _check_no_affinity(affinity)
+        wanted = ops.cast(to_adjacency(target), embeddings.dtype)
+        found = similarities(embeddings, metric, alpha, block)
+        return found.map_rows(
+            lambda values, others, rows, _: _sums_of_squares(
+                _edge_difference(values, rows["wanted"], others)
+            ),
+            only_rows={"wanted": wanted},
+        )
+    signal, towards = _affinity_factors(target, affinity, num_classes, embeddings.dtype)
+
+    def by_pairs(embeddings):
+        if signal is None:
+            wanted = label_products(target, embeddings.dtype, block)
+        else:
+            wanted = outer_products(towards, signal, block)
+        found = similarities(embeddings, metric, alpha, block)
+        return combine(_edge_difference, found, wanted).map_rows(_sums_of_squares)
+
+    width = embeddings.shape[1]
+    if metric != "cosine" or signal is None or width is None:
+        return by_pairs(embeddings)
+    rank = width + signal.shape[1] + 2
+    return factors_or_pairs(
+        lambda: _affinity_differences(embeddings, towards, signal),
+        by_pairs,
+        embeddings,
+        n=n,
+        rank=rank,
+        width=3 * width,
+    )
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+@described_by(target_graph, GeometryLoss)
+class TargetGraph(GeometryLoss):
+    """Keras loss over `target_graph`: ``TargetGraph()(target, embeddings)``.
+
+    Args:
+        reduction: Defaults to ``"sum"``.
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_lgg as lgg
+        >>> siblings = lgg.losses.TargetGraph(affinity=[[1.0, 0.5], [0.5, 1.0]])
+        >>> round(float(siblings(np.array([0, 1]), np.eye(2))), 4)
+        0.5
+
+    Reference: [1], with the target as an argument.
+    """
+
+    needs_labels = True
+
+    def __init__(
+        self,
+        *,
+        form: str = "labels",
+        affinity: ArrayLike | None = None,
+        metric: str = "cosine",
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        block_size: int | None = None,
+        reduction: str | None = "sum",
+        name: str | None = "target_graph",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
+        super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
+        if affinity is not None:
+            affinity = check_affinity(affinity).tolist()
+        self._keep(
+            form=form,
+            affinity=affinity,
+            metric=metric,
+            alpha=alpha,
+            num_classes=num_classes,
+            block_size=block_size,
+        )
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return target_graph(y_true, y_pred, **self._options)
+
+
+def _half_squared_label_distances(labels, dtype, block):
+    """``||y_i - y_j||**2 / 2``: 1 for samples of two classes, 0 within one."""
+    products = label_products(labels, dtype, block)
+    if are_class_indices(labels):
+        return combine(lambda same, *_: 1.0 - same, products)
+    norms = ops.sum(ops.square(ops.cast(labels, dtype)), axis=1)
+    return combine(
+        lambda products, _, rows, columns: (
+            0.5 * (rows["norms"][:, None] + columns["norms"][None, :]) - products
+        ),
+        products,
+        norms=norms,
+    )
+
+
+def _sums_of_squares(values, *_):
+    return ops.sum(ops.square(values), axis=1)
+
+
+def _edge_difference(values, wanted, others, *_):
+    return ops.where(others, values - wanted, 0.0)
+
+
+def _affinity_factors(target, affinity, num_classes, dtype):
+    """``(Y, Y @ C)`` of the wanted graph ``Y C Y.T``; None where the classes are not counted."""
+    if affinity is None:
+        _check_not_a_graph(target)
+        if are_class_indices(target) and num_classes is None:
+            return None, None
+        signal = label_signal(target, num_classes=num_classes, dtype=dtype)
+        return signal, signal
+    affinity = check_affinity(affinity)
+    signal = label_signal(target, num_classes=len(affinity), dtype=dtype)
+    return signal, ops.matmul(signal, ops.convert_to_tensor(affinity, dtype=dtype))
+
+
+def _affinity_differences(embeddings, towards, signal):
+    """Row sums of the squared difference to ``towards @ signal.T``; whether they are accurate."""
+    unit = unit_rows(embeddings)
+    loops = self_similarities(embeddings)
+    terms = subtract(
+        LowRank(unit, unit, -loops),
+        LowRank(towards, signal, -ops.sum(towards * signal, axis=1)),
+        along=ops.ones_like(loops),
+    )
+    rows, squares = row_squares(terms)
+    return rows, is_accurate(rows, squares)
+
+
+def _check_no_affinity(affinity):
+    if affinity is not None:
+        raise ValueError(
+            "Argument `affinity` has no meaning with form='graph'. Expected None, since "
+            "`target` is the whole graph. Received: an affinity. Drop it, or pass class "
+            "labels with form='labels'."
+        )
+
+
+def _check_not_a_graph(target):
+    """Raise where an (n, n) graph was passed as if it were soft labels of n classes."""
+    shape = tuple(target.shape)
+    values = known_values(target) if len(set(shape)) == 1 < len(shape) else None
+    if values is not None and not np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+        raise ValueError(
+            "Argument `target` does not look like labels. Expected one-hot or soft labels, whose "
+            f"rows sum to 1, with form='labels'. Received: a matrix of shape {shape} with row "
+            f"sums from {values.sum(axis=1).min():.3g} to {values.sum(axis=1).max():.3g}. "
+            "If it is the wanted graph itself, pass form='graph'."
+        )
+
+
+def check_affinity(affinity):
+    """Return the similarities of classes as a NumPy array, or raise."""
+    matrix = np.asarray(affinity, "float64")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise checks.invalid("affinity", "a square matrix (c, c)", f"shape {matrix.shape}")
+    if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
+        raise checks.invalid("affinity", "a finite symmetric matrix", matrix.tolist())
+    return matrix

@@ -1,0 +1,250 @@
+"""Variation along the depth: how the smoothness of the labels, or the graph itself, changes.
+
+The numbers of the references are those of `keras_lgg.losses`.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_lgg import checks
+from keras_lgg.checks import described_by
+from keras_lgg.graphs.construction import (
+    nearest_neighbours,
+)
+from keras_lgg.graphs.differences import (
+    compare_factors,
+    factored_rank,
+    factors_or_pairs,
+    full_graph,
+    squared_difference,
+)
+from keras_lgg.graphs.functions import (
+    label_smoothness,
+)
+from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype
+from keras_lgg.graphs.pairs import rows_of_block
+from keras_lgg.losses.base import GeometryLoss, check_options, mean
+from keras_lgg.types import DType, Tensor
+
+
+def smoothness_variation(
+    representations: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    power: int = 1,
+    k: int | None = None,
+    num_classes: int | None = None,
+    relative: bool = False,
+    block_size: int | None = None,
+) -> Tensor:
+    """How much the smoothness of the labels changes from layer to layer.
+
+    The mean over consecutive layers of ``|sigma_(l+1) - sigma_l|``, where sigma is
+    `graphs.label_smoothness`. The raw value grows like ``n**(power + 1)``, so its weight
+    depends on the batch size; with ``relative=True`` the same weight serves any batch.
+
+    Args:
+        representations: List of at least two representations of one batch, ``(n, ...)`` each.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        power: Positive integer, the power of the Laplacian.
+        k: Number of nearest neighbours to keep, or ``None`` for the full graphs.
+        num_classes: Number of classes of integer labels: lets the linear form be taken.
+        relative: Whether to take the normalised Laplacian and divide by n.
+        block_size: See `graphs.label_smoothness`.
+
+    Returns:
+        Scalar tensor.
+
+    Raises:
+        ValueError: If there are fewer than two representations, or as `label_smoothness` does.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import losses
+        >>> layers = [np.ones((4, 2), "float32"), np.repeat(np.eye(2, dtype="float32"), 2, 0)]
+        >>> round(float(losses.smoothness_variation(layers, np.array([0, 0, 1, 1]))), 4)
+        8.0
+
+    Reference: [1], [4].
+    """
+    _check_depth(representations)
+    values = [
+        label_smoothness(
+            x,
+            labels,
+            power=power,
+            k=k,
+            num_classes=num_classes,
+            relative=relative,
+            block_size=block_size,
+        )
+        for x in representations
+    ]
+    return mean([ops.abs(b - a) for a, b in itertools.pairwise(in_one_dtype(*values))])
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+@described_by(smoothness_variation, GeometryLoss)
+class SmoothnessVariation(GeometryLoss):
+    """Keras loss over `smoothness_variation`: ``SmoothnessVariation()(labels, representations)``.
+
+    ``y_pred`` is the list of the tapped representations, in their order along the depth.
+    Published setting: ``power=2`` with weight 1e-4 at n = 100.
+
+    Args:
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_lgg as lgg
+        >>> layers = [np.ones((4, 2)), np.ones((4, 3))]
+        >>> float(lgg.losses.SmoothnessVariation(power=2)(np.array([0, 0, 1, 1]), layers))
+        0.0
+
+    Reference: [1], [4].
+    """
+
+    needs_labels = True
+    across_layers = True
+    is_scalar = True
+
+    def __init__(
+        self,
+        *,
+        power: int = 1,
+        k: int | None = None,
+        num_classes: int | None = None,
+        relative: bool = False,
+        block_size: int | None = None,
+        name: str | None = "smoothness_variation",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, global_graph=global_graph)
+        self._keep(
+            power=power,
+            k=k,
+            num_classes=num_classes,
+            relative=bool(relative),
+            block_size=block_size,
+        )
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return smoothness_variation(y_pred, y_true, **self._options)
+
+
+def graph_variation(
+    representations: Sequence[Tensor], *, k: int | None = None, block_size: int | None = None
+) -> Tensor:
+    """How much the graph itself changes from layer to layer; needs no labels.
+
+    The mean over consecutive layers of ``||A_(l+1) - A_l||_F**2``, with degree-normalised
+    cosine graphs. They are compared in factors or by pairs, as `graph_distillation` says.
+
+    Args:
+        representations: List of at least two representations of one batch, ``(n, ...)`` each.
+        k: Number of nearest neighbours to keep in each graph, or ``None`` for all.
+        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
+            all up to n = 2048, and 4 million entries beyond.
+
+    Returns:
+        Scalar tensor.
+
+    Raises:
+        ValueError: If there are fewer than two representations, or ``k`` is invalid.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import losses
+        >>> x = np.random.default_rng(0).random((4, 3)).astype("float32")
+        >>> bool(losses.graph_variation([x, 2 * x]) < 1e-9)
+        True
+
+    Reference: the label-free form of [1]
+    """
+    _check_depth(representations)
+    check_options(k=k)
+    layers = in_one_dtype(*map(flatten_representation, representations))
+    n = ops.shape(layers[0])[0]
+
+    block = rows_of_block(n, block_size)
+
+    def by_pairs(*layers):
+        adjacencies = [full_graph(x, block) for x in layers]
+        if k is not None:
+            adjacencies = [nearest_neighbours(a, k) for a in adjacencies]
+        return mean([squared_difference(b, a) for a, b in itertools.pairwise(adjacencies)])
+
+    def change(a, b):
+        return factors_or_pairs(
+            lambda: compare_factors(a, b),
+            by_pairs,
+            a,
+            b,
+            n=n,
+            rank=factored_rank(a.shape[1], b.shape[1], 1),
+            width=3 * (a.shape[1] + b.shape[1]),
+        )
+
+    if k is not None or not isinstance(n, int):
+        return ops.sum(by_pairs(*layers))
+    return mean([ops.sum(change(a, b)) for a, b in itertools.pairwise(layers)])
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+@described_by(graph_variation, GeometryLoss)
+class GraphVariation(GeometryLoss):
+    """Loss object over `graph_variation`: ``GraphVariation()(representations)``.
+
+    It compares the layers of one network among themselves, so it has no ``y_true``.
+
+    Args:
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_lgg as lgg
+        >>> float(lgg.losses.GraphVariation()([np.eye(3), np.eye(3)]))
+        0.0
+
+    Reference: the label-free form of [1]
+    """
+
+    across_layers = True
+    is_scalar = True
+
+    def __init__(
+        self,
+        *,
+        k: int | None = None,
+        block_size: int | None = None,
+        name: str | None = "graph_variation",
+        dtype: DType | None = None,
+        global_graph: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, global_graph=global_graph)
+        self._keep(k=k, block_size=block_size)
+
+    def __call__(self, representations: Sequence[Tensor]) -> Tensor:
+        return super().__call__(representations, representations)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        del y_true
+        return graph_variation(y_pred, **self._options)
+
+
+def _check_depth(representations):
+    if not isinstance(representations, list | tuple) or len(representations) < 2:
+        received = (
+            f"{len(representations)} of them"
+            if isinstance(representations, list | tuple)
+            else type(representations).__name__
+        )
+        raise checks.invalid(
+            "representations",
+            "a list of at least two representations, of consecutive layers",
+            received,
+        )
+    for x in representations[1:]:
+        checks.check_same_length(**{"representations[0]": representations[0], "another": x})

@@ -1,0 +1,29 @@
+"""Pictures of latent geometry graphs, of what they do along the depth, and of what it brings.
+
+Every function returns a `matplotlib.figure.Figure` and shows none. Figures are as wide as a column
+of a paper, colours are those of Okabe and Ito, and markers or lines tell apart what colours do::
+
+    from keras_lgg import plots
+
+    layers = plots.representations(model, x_test[:100], ["block1", "block2", "block3"])
+    plots.layer_graphs(layers, y_test[:100]).savefig("graphs.pdf")
+
+Needs the extra ``plots``.
+"""
+
+from keras_lgg.plots.curves import robustness, smoothness, trade_off
+from keras_lgg.plots.graphs import layer_graph, layer_graphs, representations, similarity_matrix
+
+__all__ = [
+    "layer_graph",
+    "layer_graphs",
+    "representations",
+    "robustness",
+    "similarity_matrix",
+    "smoothness",
+    "trade_off",
+]
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,228 @@
+"""Choice of the anchors of relative representations: samples of the training set, as indices.
+
+[1] Moschella et al., "Relative representations enable zero-shot latent space communication",
+    arXiv 2209.15430.
+"""
+
+import itertools
+import numbers
+import warnings
+
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.graphs.labels import are_class_indices
+from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
+from keras_lgg.types import ArrayLike
+
+# The option that a method needs, which no other one takes.
+OPTIONS = {
+    "uniform": None,
+    "stratified": "labels",
+    "fps": None,
+    "kmeans": None,
+    "top_n": "first",
+    "best_aligned": "other",
+}
+METHODS = tuple(OPTIONS)
+
+
+def select_anchors(
+    x: ArrayLike,
+    k: int,
+    *,
+    method: str = "uniform",
+    labels: ArrayLike | None = None,
+    first: int | None = None,
+    other: ArrayLike | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Indices of k samples to serve as anchors.
+
+    The order of the anchors is that of the axes of the relative codes: models that are to share
+    codes must use one list of anchors. Select once, in one space or in none, and index the inputs
+    of every model with the result.
+
+    The methods are
+
+    * ``"uniform"``: at random;
+    * ``"stratified"``: at random, from one class after the other in turns, so that the classes
+      have as many anchors each, or one more, unless a class has no more samples;
+    * ``"fps"``: farthest point sampling, from a random start ever the sample that is farthest
+      from its nearest anchor;
+    * ``"kmeans"``: the sample of the largest cosine to the centre of each of k clusters; the next
+      one where it is an anchor already;
+    * ``"top_n"``: at random among the first samples, as of words ordered by frequency;
+    * ``"best_aligned"``: the samples whose distances to all others are most alike in two spaces.
+
+    All but the random ones look at the directions of the samples alone: rows are divided by their
+    L2 norms first.
+
+    Args:
+        x: Array of shape ``(n, ...)``, one row a sample, of the training set: inputs, or their
+            representations, which ``"fps"``, ``"kmeans"`` and ``"best_aligned"`` should get. The
+            other methods use nothing of it but n. Rows are flattened.
+        k: Number of anchors, from 2 to n.
+        method: One of the names above.
+        labels: Of ``"stratified"``: integers of shape ``(n,)`` or ``(n, 1)``, or one-hot or soft
+            labels of shape ``(n, c)``, of which the largest counts.
+        first: Of ``"top_n"``: the number of samples to choose among, from k to n.
+        other: Of ``"best_aligned"``: array of shape ``(n, ...)``, the same samples in the other
+            space, of any width.
+        seed: Integer of at least 0. Without effect on ``"best_aligned"``, which draws nothing.
+
+    Returns:
+        NumPy array of shape ``(k,)``, int64: different indices in ascending order.
+
+    Raises:
+        ValueError: If an argument is not as above, an option is missing that the method needs, or
+            one is given that it does not use.
+        ImportError: If scikit-learn, from the extra ``relative``, is missing for ``"kmeans"``.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import select_anchors
+        >>> labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
+        >>> chosen = select_anchors(np.zeros((9, 4)), 6, method="stratified", labels=labels)
+        >>> labels[chosen].tolist()
+        [0, 0, 0, 1, 1, 2]
+        >>> corners = np.array([[1, 0], [9, 1], [0, 1], [1, 8], [-1, 0], [0, -1]])
+        >>> select_anchors(corners, 4, method="fps", seed=4).tolist()
+        [0, 2, 4, 5]
+
+    Reference: [1].
+    """
+    n = _count(x)
+    checks.check_choice("method", method, METHODS)
+    _check_integer("k", k, 2)
+    if k > n:
+        raise checks.invalid("k", f"at most {n}, the number of samples", k)
+    _check_integer("seed", seed, 0)
+    _check_options(method, {"labels": labels, "first": first, "other": other})
+    rng = np.random.default_rng(seed)
+    if method == "uniform":
+        chosen = rng.choice(n, k, replace=False)
+    elif method == "stratified":
+        chosen = _in_turns(_class_numbers(x, labels), k, rng)
+    elif method == "fps":
+        chosen = _farthest(unit_rows(finite_rows("x", x)), k, rng)
+    elif method == "kmeans":
+        chosen = _nearest_to_centres(unit_rows(finite_rows("x", x)), k, seed)
+    elif method == "top_n":
+        chosen = rng.choice(_checked_first(first, k, n), k, replace=False)
+    else:
+        chosen = np.argsort(_misalignment(x, other), kind="stable")[:k]
+    return np.sort(chosen).astype("int64")
+
+
+def _count(x):
+    try:
+        return len(x)
+    except TypeError as error:
+        raise checks.invalid(
+            "x", "an array of shape (n, ...), one row a sample", type(x).__name__
+        ) from error
+
+
+def _check_integer(argument, value, smallest):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < smallest:
+        raise checks.invalid(argument, f"an integer of at least {smallest}", repr(value))
+
+
+def _check_options(method, options):
+    """Raise unless the one option that the method needs is given, and no other."""
+    needed = OPTIONS[method]
+    for name, value in options.items():
+        if name == needed and value is None:
+            raise checks.invalid(name, f"a value, which method={method!r} needs", None)
+        if name != needed and value is not None:
+            received = repr(value) if np.ndim(value) == 0 else f"shape {np.shape(value)}"
+            expected = f"None with method={method!r}, which does not use it"
+            raise checks.invalid(name, expected, received)
+
+
+def _checked_first(first, k, n):
+    checks.check_positive_integer("first", first)
+    if not k <= first <= n:
+        raise checks.invalid("first", f"a number from k={k} to n={n}, that of the samples", first)
+    return first
+
+
+def _class_numbers(x, labels):
+    """The class of each sample, numbered from 0."""
+    labels = np.asarray(labels)
+    checks.check_same_length(x=x, labels=np.atleast_1d(labels))
+    expected = "whole numbers, the classes, or one-hot labels of shape (n, c)"
+    if labels.dtype.kind not in "biuf":
+        raise checks.invalid("labels", expected, f"an array of {labels.dtype}")
+    if not are_class_indices(labels):
+        if np.isnan(labels).any():
+            raise checks.invalid("labels", expected, "an array with NaN")
+        labels = labels.argmax(axis=1)
+    elif not np.array_equal(labels, np.floor(labels)):  # also where one is NaN
+        raise checks.invalid("labels", expected, labels.reshape(-1)[:5])
+    return np.unique(labels.reshape(-1), return_inverse=True)[1]
+
+
+def _in_turns(classes, k, rng):
+    """The first k samples, where the classes, in a random order, give one in turn."""
+    shuffled = rng.permutation(len(classes))
+    queues = [shuffled[classes[shuffled] == c] for c in rng.permutation(classes.max() + 1)]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
+    return np.fromiter(itertools.islice((i for i in turns if i is not None), k), "int64")
+
+
+def _farthest(u, k, rng):
+    chosen = [int(rng.integers(len(u)))]
+    square = np.sum(u * u, axis=1)  # 1, or 0 of a row of zeros
+    nearest = np.full(len(u), np.inf, u.dtype)
+    while len(chosen) < k:
+        last = chosen[-1]
+        nearest = np.minimum(nearest, square + square[last] - 2 * (u @ u[last]))
+        nearest[last] = -np.inf  # never again, even if all others are at distance 0
+        chosen.append(_first_of_largest(nearest))
+    return chosen
+
+
+def _first_of_largest(values):
+    """Index of the largest value, of equal ones the first; rounding does not tell them apart."""
+    # Both samples of a cluster of two, for one, are equally near to its centre.
+    margin = ROUNDING * np.finfo(values.dtype).eps
+    return int(np.argmax(values >= np.max(values) - margin))
+
+
+def _nearest_to_centres(u, k, seed):
+    cluster = checks.require("sklearn.cluster", "relative")
+    exceptions = checks.require("sklearn.exceptions", "relative")
+    with warnings.catch_warnings():
+        # Of duplicates, a few clusters get the same centre; its next nearest samples serve then.
+        warnings.filterwarnings(
+            "ignore", "Number of distinct clusters", exceptions.ConvergenceWarning
+        )
+        centres = cluster.KMeans(k, n_init=1, random_state=seed).fit(u).cluster_centers_
+    chosen = []
+    for centre in centres:
+        similarity = u @ centre  # the cosine up to the length of the centre
+        similarity[chosen] = -np.inf
+        chosen.append(_first_of_largest(similarity))
+    return chosen
+
+
+def _misalignment(x, other):
+    """How much the distances of each sample to all others differ between two spaces."""
+    x, other = finite_rows("x", x, "float64"), finite_rows("other", other, "float64")
+    checks.check_same_length(x=x, other=other)
+    x, other = unit_rows(x), unit_rows(other)
+    return np.concatenate(
+        [
+            np.linalg.norm(unit_rows(_distances(x, r)) - unit_rows(_distances(other, r)), axis=1)
+            for r in row_blocks(len(x))
+        ]
+    )
+
+
+def _distances(u, rows):
+    """Distances of a block of rows to all rows."""
+    square = np.sum(u * u, axis=1)
+    squares = square[rows, None] + square - 2 * (u[rows] @ u.T)
+    return np.sqrt(np.maximum(squares, 0))

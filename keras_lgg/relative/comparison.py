@@ -1,0 +1,218 @@
+"""How alike two latent spaces of the same samples are, in NumPy.
+
+    compare_spaces(a, b)   neighbours, ranks, cosines and kernel alignment, of equal widths
+    linear_cka(a, b)       kernel alignment alone, of any two widths
+
+[1] Moschella et al., "Relative representations enable zero-shot latent space communication",
+    arXiv 2209.15430.
+[2] Kornblith et al., "Similarity of neural network representations revisited", arXiv 1905.00414.
+"""
+
+import math
+
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.graphs.pairs import rows_of_block
+from keras_lgg.types import ArrayLike
+
+# Cosines of unit rows that differ by less, in units of the machine epsilon, are taken for equal:
+# a matrix product rounds the same pair of rows differently from place to place, measured up to
+# 10.5 epsilons for widths from 3 to 4097.
+ROUNDING = 16
+
+
+def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, float]:
+    """How alike two spaces of one width are, as their own samples see it.
+
+    Row i of one space and row i of the other stand for the same sample. The neighbours of a row
+    are the k rows of ``b`` of the largest cosine, so that ``b`` is where both are looked up; the
+    row of the sample itself is one of them. Swapped, ``a`` and ``b`` give other values of all but
+    ``cosine`` and ``linear_cka``.
+
+    Two spaces that were trained apart have axes of their own, and nothing in common by these
+    numbers but ``linear_cka``. Compare their relative codes, on the same anchors.
+
+    Args:
+        a: Array of shape ``(n, ...)``, one row a sample, of floats or integers.
+        b: Likewise, of the same shape. The work is done in float64 where one of them is float64,
+            else in float32; rows are flattened.
+        k: Number of neighbours, at most n.
+
+    Returns:
+        Dict of floats; for k = 10 the keys are
+
+        * ``"jaccard@10"``: mean over the samples of intersection over union of the neighbours of
+          row i of ``b`` and those of row i of ``a``. Where several rows tie for the last place,
+          which of them is in is arbitrary;
+        * ``"mrr"``: mean of 1 / rank, the rank being 1 plus the number of rows of ``b`` that have
+          a larger cosine to row i of ``a`` than row i of ``b`` has, by more than the rounding;
+        * ``"mrr@10"``: the same with 0 in place of 1 / rank where the rank is above 10;
+        * ``"cosine"``: mean cosine of row i of ``a`` and row i of ``b``;
+        * ``"linear_cka"``: see `linear_cka`.
+
+        All are 1 for equal spaces. A row of zeros has cosine 0 with every row, which lowers
+        ``cosine``; in ``a``, its rank is 1, as all rows of ``b`` tie.
+
+    Raises:
+        ValueError: If the spaces differ in width or in length, a space has NaN or infinite
+            values or the same row for all samples, or ``k`` is not an integer from 1 to n.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import compare_spaces
+        >>> a = np.random.default_rng(0).normal(size=(500, 32))
+        >>> found = compare_spaces(a, 3 * a, k=5)
+        >>> {name: round(value, 6) for name, value in found.items()}
+        {'jaccard@5': 1.0, 'mrr': 1.0, 'mrr@5': 1.0, 'cosine': 1.0, 'linear_cka': 1.0}
+        >>> shuffled = np.roll(a, 1, axis=1)  # the same geometry, on other axes
+        >>> found = compare_spaces(a, shuffled, k=5)
+        >>> round(found["mrr"], 1), round(found["linear_cka"], 6)
+        (0.0, 1.0)
+
+    Reference: [1]; the alignment is of [2].
+    """
+    a, b = _paired_rows(a, b)
+    n = len(a)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            "The spaces cannot be compared row by row. Expected `a` and `b` of the same width. "
+            f"Received: {a.shape[1]} and {b.shape[1]} features. Compare their relative codes, "
+            "relative_projection of both on the same anchors; or call linear_cka, which takes "
+            "any two widths."
+        )
+    checks.check_positive_integer("k", k)
+    if k > n:
+        raise checks.invalid("k", f"at most {n}, the number of samples", k)
+    parts = _by_blocks(unit_rows(a), unit_rows(b), k)
+    jaccard, ranks, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return {
+        f"jaccard@{k}": float(np.mean(jaccard)),
+        "mrr": float(np.mean(1 / ranks)),
+        f"mrr@{k}": float(np.mean(np.where(ranks <= k, 1 / ranks, 0))),
+        "cosine": float(np.mean(cosines, dtype="float64")),
+        "linear_cka": _aligned(a, b),
+    }
+
+
+def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
+    """Centred kernel alignment of two spaces of any widths, with linear kernels.
+
+    ``|B^T A|² / (|A^T A| |B^T B|)`` of the centred spaces, in Frobenius norms and in float64.
+    It does not change when a space is rotated, shifted or scaled as a whole.
+
+    Args:
+        a: Array of shape ``(n, ...)``, one row a sample, of floats or integers.
+        b: Array of shape ``(n, ...)``, the same samples in another space.
+
+    Returns:
+        A float in [0, 1]; 1 where one space is a rotated and scaled copy of the other.
+
+    Raises:
+        ValueError: If the spaces differ in length, or one of them has NaN or infinite values or
+            the same row for all samples.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import linear_cka
+        >>> a = np.random.default_rng(0).normal(size=(100, 8))
+        >>> wider = np.concatenate([np.ones((100, 4)), 5 * a[:, ::-1]], axis=1)
+        >>> round(linear_cka(a, wider), 6)
+        1.0
+
+    Reference: [2].
+    """
+    return _aligned(*_paired_rows(a, b))
+
+
+def finite_rows(argument, x, dtype=None):
+    """Samples ``(n, ...)`` as rows ``(n, d)``, all finite: float64 if they are, else float32.
+
+    Args:
+        argument: Name of the argument, for the errors.
+        x: Array of shape ``(n, ...)``.
+        dtype: That of the rows, where it is not up to ``x``.
+    """
+    x = np.asarray(x)
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        raise checks.invalid(
+            argument, "an array of shape (n, ...), one row of features a sample", f"shape {x.shape}"
+        )
+    if not np.can_cast(x.dtype, "float32", "same_kind"):
+        raise checks.invalid(argument, "real numbers", f"an array of {x.dtype}")
+    if dtype is None:
+        dtype = "float64" if x.dtype == "float64" else "float32"
+    rows = x.reshape(len(x), math.prod(x.shape[1:])).astype(dtype, copy=False)
+    if not np.isfinite(rows).all():
+        raise checks.invalid(argument, "finite values", "an array with NaN or infinite values")
+    return rows
+
+
+def unit_rows(x):
+    """Rows divided by their L2 norms; rows of zeros stay zeros."""
+    # By the largest entry first: squares of very large or small ones would over- or underflow.
+    peak = np.max(np.abs(x), axis=1, keepdims=True)
+    x = x / np.where(peak > 0, peak, 1)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1)
+
+
+def row_blocks(n):
+    """Slices that cut n rows such that a block of them by all n stays of bounded size."""
+    size = rows_of_block(n, None) or n
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _paired_rows(a, b):
+    a, b = finite_rows("a", a), finite_rows("b", b)
+    checks.check_same_length(a=a, b=b)
+    dtype = np.result_type(a, b)
+    return a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+
+
+def _by_blocks(a, b, k):
+    """Jaccard index, rank and cosine of each sample, block by block, of unit rows."""
+    margin = ROUNDING * np.finfo(b.dtype).eps
+    for rows in row_blocks(len(b)):
+        # The copy keeps NumPy from the routine for a matrix by its own transpose, whose rounding
+        # is another one: equal spaces have equal cosines, and of ties the same ones win.
+        expected = _nearest(b[rows].copy() @ b.T, k)
+        cosines = a[rows] @ b.T
+        # Of the same product, for another one would be rounded otherwise.
+        own = cosines.diagonal(rows.start).copy()
+        ranks = 1 + np.count_nonzero(cosines > (own + margin)[:, None], axis=1)
+        yield _jaccard(expected, _nearest(cosines, k)), ranks, own
+
+
+def _nearest(cosines, k):
+    """Column indices of the k largest of each row, in any order."""
+    n = cosines.shape[1]
+    # Copied, or the few columns would keep the indices of all alive.
+    return np.argpartition(cosines, n - k, axis=1)[:, n - k :].copy()
+
+
+def _jaccard(first, second):
+    """Intersection over union of the sets in the rows of two arrays (b, k)."""
+    both = np.sort(np.concatenate([first, second], axis=1), axis=1)
+    common = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1)
+    return common / (both.shape[1] - common)
+
+
+def _aligned(a, b):
+    a, b = _centred("a", a), _centred("b", b)
+    return float(_alignment(a, b) / math.sqrt(_alignment(a, a) * _alignment(b, b)))
+
+
+def _centred(argument, x):
+    """Centred rows in float64, scaled such that fourth powers stay finite."""
+    if (x == x[:1]).all():
+        raise checks.invalid(argument, "samples that differ", f"{len(x)} equal rows")
+    x = x.astype("float64") / np.max(np.abs(x))
+    return x - x.mean(axis=0)
+
+
+def _alignment(a, b):
+    """``|a^T b|²``, which is the inner product of ``a a^T`` and ``b b^T``: the cheaper of both."""
+    n, (p, q) = len(a), (a.shape[1], b.shape[1])
+    if p * q <= n * (p + q):
+        return np.sum((a.T @ b) ** 2)
+    return sum(np.sum((a[rows] @ a.T) * (b[rows] @ b.T)) for rows in row_blocks(n))

@@ -1,0 +1,497 @@
+"""Relative representations as tensors: samples by their similarities to fixed anchors.
+
+A projection has two halves. `anchor_statistics` is what it needs to know of the anchors, beyond
+the anchors themselves; `relative_projection` is what it does with a batch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg.checks import check_choice, check_positive, invalid
+from keras_lgg.graphs.labels import known_values
+from keras_lgg.graphs.numerics import (
+    flatten_representation,
+    in_one_dtype,
+    machine_epsilon,
+    safe_sqrt,
+    to_float,
+)
+from keras_lgg.graphs.pairs import ENTRIES
+from keras_lgg.graphs.products import EPSILON, ZERO, squared_norms, unit_rows
+from keras_lgg.types import ArrayLike, Tensor
+
+NORMALIZATIONS = ("none", "center", "standardize", "whiten")
+POOLS = ("concat", "sum", "mean", "stack")
+QUANTIZATIONS = ("ste_round", "smooth_steps")
+RIDGE = 1e-6  # of the mean variance, where there are too few anchors to whiten by
+
+
+def relative_projection(
+    x: Tensor,
+    anchors: Tensor,
+    *,
+    similarity: str | Sequence[str] = "cosine",
+    normalization: str = "none",
+    pool: str = "concat",
+    p: float = 2.0,
+    stats: Mapping[str, Tensor] | None = None,
+    eps: float = EPSILON,
+) -> Tensor:
+    """Relative representations: the similarities of each sample to each anchor.
+
+    ==================  ==========================================  ============================
+    ``similarity``      one entry of the code                       what leaves a code unchanged
+    ==================  ==========================================  ============================
+    ``"cosine"``        cosine of the angle, 0 for a zero row       rotation, scale
+    ``"inner"``         ``x . a / sqrt(d)``                         rotation
+    ``"angular"``       angle, as a share of pi                     rotation, scale
+    ``"euclidean"``     distance                                    rotation, shift
+    ``"l1"``            sum of absolute differences                 shift, permutation
+    ``"lp"``            the same with the exponent ``p``            shift, permutation
+    ``"basis_change"``  shortest c with ``anchors.T @ c = x``       rotation; every invertible
+                                                                    map, if the anchors span
+    ==================  ==========================================  ============================
+
+    ``normalization`` adds to this: ``"center"`` a shift; ``"standardize"`` a shift and a scale of
+    each axis, also a negative one, but it takes rotations away; ``"whiten"`` every invertible
+    affine map, where there are more anchors than axes (with ``"l1"`` and ``"lp"``, a shift and a
+    scale: whitened spaces still differ by a rotation).
+
+    Args:
+        x: Representations of the same network as the anchors, shape ``(n, ...)``.
+        anchors: Representations of at least 2 anchors, shape ``(K, ...)``. Their order is that of
+            the entries of a code. Both are flattened to width d.
+        similarity: One of the above, or a list of M of them: a product of spaces.
+        normalization: What happens to ``x`` and ``anchors`` before, by the statistics of the
+            anchors: ``"none"``, ``"center"`` (minus their mean), ``"standardize"`` (and over their
+            standard deviation; an axis on which they agree keeps its scale) or ``"whiten"`` (and
+            times the inverse root of their covariance; axes that no anchor reaches become 0, or,
+            with K <= d, have a variance of 1e-6 of the mean one, which makes their rounding a
+            thousand times as large: whiten by more anchors than axes).
+        pool: Of a list of similarities: ``"concat"``, ``"sum"``, ``"mean"`` or ``"stack"``.
+        p: Exponent of ``"lp"``, at least 1.
+        stats: What `anchor_statistics` gave for these anchors; computed where it is ``None``.
+        eps: Rows shorter than this count as this long in a cosine.
+
+    Returns:
+        Codes ``(n, K)``, float32 or float64; for a list of similarities ``(n, M * K)`` with
+        ``"concat"`` and ``(n, M, K)`` with ``"stack"``. Gradients reach ``x`` and ``anchors``,
+        where ``stats`` are not given.
+
+    Raises:
+        ValueError: If an option is not one of those above, there are fewer than 2 anchors, or
+            their width is not that of ``x``.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import relative
+        >>> x, anchors = np.array([[0.0, 2.0], [3.0, 3.0]]), np.array([[1.0, 0.0], [0.0, 5.0]])
+        >>> print(np.round(np.asarray(relative.relative_projection(x, anchors)), 3))
+        [[0.    1.   ]
+         [0.707 0.707]]
+
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430; products of spaces: Cannistraci
+    et al., "From bricks to bridges", ICLR 2024, https://arxiv.org/abs/2310.01211
+    """
+    names = similarity_names(similarity)
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    check_choice("pool", pool, POOLS)
+    check_exponent(p)
+    check_positive("eps", eps)
+    x, anchors = in_one_dtype(flatten_representation(x), flatten_representation(anchors))
+    check_anchors(anchors, x.shape[1])
+    if stats is None:
+        stats = anchor_statistics(anchors, similarity=similarity, normalization=normalization)
+    elif set(stats) != needed_statistics(names, normalization):
+        raise invalid(
+            "stats",
+            f"anchor_statistics(anchors, similarity={similarity!r}, "
+            f"normalization={normalization!r}), with {needed_statistics(names, normalization)}",
+            f"{set(stats)}",
+        )
+    stats = {name: ops.cast(value, x.dtype) for name, value in stats.items()}
+    x, anchors = normalized(x, stats), normalized(anchors, stats)
+    codes = [_SIMILARITIES[name](x, anchors, stats, p=p, eps=eps) for name in names]
+    return codes[0] if isinstance(similarity, str) else pooled(codes, pool)
+
+
+def anchor_statistics(
+    anchors: Tensor, *, similarity: str | Sequence[str] = "cosine", normalization: str = "none"
+) -> dict[str, Tensor]:
+    """What `relative_projection` needs to know of its anchors beyond themselves.
+
+    Where the anchors are fixed, it is computed once and passed on as ``stats``: a covariance, or
+    the pseudo-inverse that a change of basis takes, costs more than a batch.
+
+    Args:
+        anchors: See `relative_projection`.
+        similarity: See `relative_projection`.
+        normalization: See `relative_projection`.
+
+    Returns:
+        Dict of tensors: ``"mean"`` ``(d,)``; ``"scale"``, a factor of each axis ``(d,)``, or the
+        matrix that whitens ``(d, d)``; ``"inverse"``, ``(d, K)``: each where it is needed.
+
+    Raises:
+        ValueError: See `relative_projection`.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import relative
+        >>> anchors = np.array([[1.0, 0.0], [3.0, 8.0]], "float32")
+        >>> stats = relative.anchor_statistics(anchors, normalization="standardize")
+        >>> {name: np.asarray(value).tolist() for name, value in stats.items()}
+        {'mean': [2.0, 4.0], 'scale': [1.0, 0.25]}
+
+    Reference: See `relative_projection`; standardisation: García-Castellanos et al., "Relative
+    representations: topological and geometric perspectives", 2024,
+    https://arxiv.org/abs/2409.10967
+    """
+    names = similarity_names(similarity)
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    anchors = flatten_representation(anchors)
+    check_anchors(anchors, anchors.shape[1])
+    stats = {}
+    if normalization != "none":
+        stats["mean"] = _column_means(anchors)
+        centred = anchors - stats["mean"]
+        if normalization == "standardize":
+            stats["scale"] = _inverse_deviations(anchors, centred)
+        elif normalization == "whiten":
+            stats["scale"] = _inverse_root_covariance(centred)
+    if "basis_change" in names:
+        anchors = normalized(anchors, stats)
+        # Their mean is 0 already, but for a rounding that whitening can have made large.
+        stats["inverse"] = _pseudo_inverse(
+            anchors - _column_means(anchors) if "mean" in stats else anchors
+        )
+    return stats
+
+
+def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Tensor:
+    """Codes on steps of a given size, which small differences between two spaces do not cross.
+
+    Args:
+        codes: Float tensor of any shape.
+        bin_size: Size of a step, a positive number.
+        method: ``"ste_round"``: rounded to the nearest step, with the gradient of the codes that
+            came in; ``"smooth_steps"``: ``b * (u - sin(2 pi u) / (2 pi))`` of ``u = codes / b``,
+            which is flat at every step and differentiable.
+
+    Returns:
+        Tensor of the shape of ``codes``, float32 or float64.
+
+    Raises:
+        ValueError: If ``bin_size`` is not positive or the method unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import relative
+        >>> codes = np.array([[0.1, 0.3, 0.9]], "float32")
+        >>> np.asarray(relative.quantize(codes, bin_size=0.5)).tolist()
+        [[0.0, 0.5, 1.0]]
+
+    Reference: https://arxiv.org/abs/2209.15430
+    """
+    check_positive("bin_size", bin_size)
+    check_choice("method", method, QUANTIZATIONS)
+    codes = to_float(codes)
+    steps = codes / bin_size
+    if method == "smooth_steps":
+        return bin_size * (steps - _in_own_dtype("sin", 2 * math.pi * steps) / (2 * math.pi))
+    return codes + ops.stop_gradient(bin_size * ops.round(steps) - codes)
+
+
+def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
+    """The mean similarity of each sample to the anchors of each class.
+
+    Args:
+        codes: Codes ``(..., K)``.
+        anchor_labels: Class of each anchor, integers ``(K,)``; every class from 0 to the largest
+            has at least one anchor.
+
+    Returns:
+        Tensor ``(..., classes)``, float32 or float64.
+
+    Raises:
+        ValueError: If there is not one label an anchor, or a class has no anchor.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import relative
+        >>> codes = np.array([[0.25, 0.75, 1.0]], "float32")
+        >>> np.asarray(relative.class_codes(codes, [0, 0, 1])).tolist()
+        [[0.5, 1.0]]
+
+    Reference: https://arxiv.org/abs/2209.15430
+    """
+    codes = to_float(codes)
+    means = class_averages(anchor_labels, codes.shape[-1])
+    return ops.matmul(codes, ops.cast(means, codes.dtype))
+
+
+# Building blocks, shared with `keras_lgg.layers`.
+
+
+def similarity_names(similarity):
+    """The similarities as a list, or raise."""
+    names = [similarity] if isinstance(similarity, str) else similarity
+    if not isinstance(names, list | tuple) or not names:
+        raise invalid("similarity", f"one of {SIMILARITIES}, or a list of them", repr(similarity))
+    for name in names:
+        check_choice("similarity", name, SIMILARITIES)
+    return list(names)
+
+
+def check_exponent(p):
+    """Raise unless p is the exponent of a distance."""
+    check_positive("p", p)
+    if p < 1:
+        raise invalid("p", "a number of at least 1, which makes a distance", p)
+
+
+def needed_statistics(names, normalization):
+    """The keys of what `anchor_statistics` gives."""
+    keys = {
+        "none": set(),
+        "center": {"mean"},
+        "standardize": {"mean", "scale"},
+        "whiten": {"mean", "scale"},
+    }[normalization]
+    return keys | {"inverse"} if "basis_change" in names else keys
+
+
+def check_anchors(anchors, width):
+    """Raise unless there are at least 2 anchors of a width."""
+    count, received = anchors.shape
+    if count is not None and count < 2:
+        raise invalid("anchors", "at least 2 anchors, one a row", f"shape {tuple(anchors.shape)}")
+    if None not in (width, received) and width != received:
+        raise ValueError(
+            "Samples and anchors are of different spaces. Expected representations of one width, "
+            f"from the same network. Received: samples of width {width}, anchors of width "
+            f"{received}. Encode the anchors with the network that encodes the samples."
+        )
+
+
+def normalized(x, stats):
+    """Representations by the statistics of the anchors."""
+    if "mean" in stats:
+        x = x - stats["mean"]
+    if "scale" in stats:
+        x = x * stats["scale"] if len(stats["scale"].shape) == 1 else ops.matmul(x, stats["scale"])
+    return x
+
+
+def pooled(codes, pool):
+    """A list of codes ``(n, K)`` as one."""
+    if pool == "concat":
+        return ops.concatenate(codes, axis=-1)
+    codes = ops.stack(codes, axis=1)
+    if pool == "stack":
+        return codes
+    total = ops.sum(codes, axis=1)
+    return total if pool == "sum" else total / codes.shape[1]
+
+
+def pooled_shape(n, width, count, pool):
+    """The shape of what `pooled` makes of so many codes ``(n, width)``."""
+    shapes = {"concat": (n, width and width * count), "stack": (n, count, width)}
+    return shapes.get(pool, (n, width))
+
+
+def class_averages(anchor_labels, count):
+    """The NumPy matrix ``(count, classes)`` that averages over the anchors of each class."""
+    labels = np.asarray(anchor_labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or count not in (None, len(labels)):
+        raise invalid(
+            "anchor_labels",
+            f"one integer for each of the {count} anchors",
+            f"{labels.dtype} of shape {labels.shape}",
+        )
+    members = np.eye(labels.max() + 1)[labels] if labels.min() >= 0 else np.zeros((1, 1))
+    if not members.any(axis=0).all():
+        raise invalid(
+            "anchor_labels",
+            "an anchor of every class, from 0 to the largest (select_anchors with "
+            'method="stratified" takes some of each)',
+            f"labels {sorted(set(labels.tolist()))}",
+        )
+    return members / members.sum(axis=0)
+
+
+# The statistics. Factorisations are of constants, and what follows them is linear in what is left
+# of the anchors, a matrix of zeros whose gradient is exact: that of the factors is not finite where
+# singular values coincide.
+
+
+def _column_means(x):
+    """The mean of each axis, exact where the rows agree, however far from 0."""
+    first = ops.stop_gradient(x[:1])
+    # Of float64, `ops.mean` keeps the digits of float32 on JAX.
+    return first[0] + ops.sum(x - first, axis=0) / ops.cast(ops.shape(x)[0], x.dtype)
+
+
+def _inverse_deviations(anchors, centred):
+    variance = _column_means(ops.square(centred))
+    rounding = 10 * machine_epsilon(anchors) * ops.maximum(1.0, ops.max(ops.abs(anchors), axis=0))
+    agree = variance < ops.square(rounding)
+    return ops.where(agree, 1.0, ops.rsqrt(ops.where(agree, 1.0, variance)))
+
+
+def _inverse_root_covariance(centred):
+    """``C**(-1/2)`` of the covariance, 0 on axes that no anchor reaches."""
+    _check_finite(centred)
+    count, width = ops.shape(centred)[0], centred.shape[1]
+    few = ops.convert_to_tensor(count <= width)  # known at run time alone, it may be
+    covariance = ops.matmul(ops.transpose(centred), centred) / ops.cast(count, centred.dtype)
+    spans = centred.shape[0] is not None and centred.shape[0] >= width
+    _, _, axes = ops.svd(ops.stop_gradient(centred), full_matrices=not spans)
+    along = ops.matmul(ops.stop_gradient(centred), ops.transpose(axes))
+    variances = _column_means(ops.square(along))
+    reached = variances > ops.max(variances) * (width * machine_epsilon(centred)) ** 2
+    ridge = ops.where(few, RIDGE / width * ops.trace(covariance), 0.0)
+    covariance = covariance + ridge * ops.eye(width, dtype=centred.dtype)
+    variances = variances + ops.stop_gradient(ridge)
+    reached = ops.where(few, variances > 0, reached)
+    inverse = ops.where(reached, ops.rsqrt(ops.where(reached, variances, 1.0)), 0.0)
+    root = ops.where(reached, ops.sqrt(variances), 1.0)
+    slopes = inverse[:, None] * inverse[None, :] / (root[:, None] + root[None, :])
+    change = _on_axes(covariance - ops.stop_gradient(covariance), axes)
+    return ops.matmul(ops.transpose(axes), ops.matmul(ops.diag(inverse) - slopes * change, axes))
+
+
+def _check_finite(anchors):
+    values = known_values(anchors)
+    if values is not None and not np.isfinite(values).all():
+        raise invalid(
+            "anchors", "finite numbers, which alone can be factorised", "a NaN or an infinity"
+        )
+
+
+def _on_axes(matrix, axes):
+    return ops.matmul(axes, ops.matmul(matrix, ops.transpose(axes)))
+
+
+def _pseudo_inverse(a):
+    """The Moore-Penrose inverse ``(d, K)`` of a matrix ``(K, d)``."""
+    _check_finite(a)
+    constant = ops.stop_gradient(a)
+    left, values, axes = ops.svd(constant, full_matrices=False)
+    count, width = ops.shape(a)[0], a.shape[1]
+    rounding = ops.cast(ops.maximum(count, width), a.dtype) * machine_epsilon(a)
+    reached = values > ops.max(values) * rounding
+    inverse = ops.where(reached, 1.0 / ops.where(reached, values, 1.0), 0.0)
+    pinv = ops.matmul(ops.transpose(axes) * inverse, ops.transpose(left))
+    change = a - constant
+    # Golub and Pereyra, "The differentiation of pseudo-inverses", 1973, at constant rank.
+    off_rows = ops.eye(count, dtype=a.dtype) - ops.matmul(constant, pinv)
+    off_axes = ops.eye(width, dtype=a.dtype) - ops.matmul(pinv, constant)
+    turned = ops.transpose(change)
+    return (
+        pinv
+        - ops.matmul(pinv, ops.matmul(change, pinv))
+        + ops.matmul(pinv, ops.matmul(ops.transpose(pinv), ops.matmul(turned, off_rows)))
+        + ops.matmul(off_axes, ops.matmul(turned, ops.matmul(ops.transpose(pinv), pinv)))
+    )
+
+
+def _in_own_dtype(name, x):
+    """A function of Keras that rounds float64 to float32 on JAX, without that."""
+    if keras.backend.backend() != "jax":
+        return getattr(ops, name)(x)
+    import jax
+
+    return getattr(jax.numpy, name)(x)
+
+
+# The similarities, each ``(x, anchors, stats, p, eps)`` to codes ``(n, K)``.
+
+
+def _cosine(x, anchors, stats, *, p, eps):
+    eps = max(eps, ZERO)  # shorter rows are zero
+    return ops.matmul(unit_rows(x, eps), ops.transpose(unit_rows(anchors, eps)))
+
+
+def _inner(x, anchors, stats, *, p, eps):
+    return ops.matmul(x, ops.transpose(anchors)) / math.sqrt(anchors.shape[1])
+
+
+def _angular(x, anchors, stats, *, p, eps):
+    cosines = _cosine(x, anchors, stats, p=p, eps=eps)
+    # At the ends the slope is infinite: there it is 0, as at the tip of a distance.
+    ends = ops.abs(cosines) >= 1.0
+    angles = _in_own_dtype("arccos", ops.where(ends, 0.0, cosines))
+    return ops.where(ends, ops.where(cosines > 0, 0.0, math.pi), angles) / math.pi
+
+
+def _euclidean(x, anchors, stats, *, p, eps):
+    # Distances do not depend on the centre; a common offset would only cost digits.
+    centre = ops.stop_gradient(_column_means(anchors))
+    x, anchors = x - centre, anchors - centre
+    # Each sample has a scale of its own, so that it does not depend on the others.
+    reach = ops.stop_gradient(ops.max(ops.abs(anchors)))
+    scale = ops.maximum(ops.stop_gradient(ops.max(ops.abs(x), axis=1, keepdims=True)), reach)
+    scale = ops.where(ops.equal(scale, 0.0), 1.0, scale)
+    reach = ops.where(ops.equal(reach, 0.0), 1.0, reach)
+    x, anchors, ratio = x / scale, anchors / reach, reach / scale
+    norms = squared_norms(x)[:, None] + ops.square(ratio) * squared_norms(anchors)[None, :]
+    squares = norms - 2.0 * ratio * ops.matmul(x, ops.transpose(anchors))
+    # What is below the rounding of the products is no distance, and has no direction.
+    zero = squares <= 8.0 * machine_epsilon(x) * norms
+    return scale * safe_sqrt(ops.where(zero, 0.0, squares))
+
+
+def _manhattan(x, anchors, stats, *, p, eps):
+    return _by_differences(x, anchors, lambda d: ops.sum(d, axis=-1))
+
+
+def _minkowski(x, anchors, stats, *, p, eps):
+    def norm(differences):
+        largest = ops.stop_gradient(ops.max(differences, axis=-1))
+        largest = ops.where(ops.equal(largest, 0.0), 1.0, largest)
+        total = ops.sum((differences / largest[..., None]) ** p, axis=-1)
+        zero = ops.equal(total, 0.0)
+        return largest * ops.where(zero, 0.0, ops.where(zero, 1.0, total) ** (1.0 / p))
+
+    return _by_differences(x, anchors, norm)
+
+
+def _by_differences(x, anchors, norm):
+    """``norm(|x_i - a_k|)`` of every pair, without an (n, K, d) array where that would be large."""
+
+    def to_block(x, block):
+        differences = x[:, None, :] - block[None, :, :]
+        # The absolute value, with a slope of 0 at 0 on every backend.
+        return norm(differences * ops.stop_gradient(ops.sign(differences)))
+
+    (n, width), count = x.shape, anchors.shape[0]
+    if None in (n, count) or n * count * width <= ENTRIES:
+        return to_block(x, anchors)
+    size = max(1, ENTRIES // (n * width))
+    blocks = -(-count // size)
+    filled = ops.pad(anchors, [[0, blocks * size - count], [0, 0]])
+    to_block = keras.remat(to_block)  # which gives gradients to its arguments alone
+    codes = ops.map(lambda b: to_block(x, b), ops.reshape(filled, (blocks, size, width)))
+    return ops.reshape(ops.transpose(codes, (1, 0, 2)), (n, blocks * size))[:, :count]
+
+
+def _basis_change(x, anchors, stats, *, p, eps):
+    return ops.matmul(x, stats["inverse"])
+
+
+_SIMILARITIES = {
+    "cosine": _cosine,
+    "inner": _inner,
+    "angular": _angular,
+    "euclidean": _euclidean,
+    "l1": _manhattan,
+    "lp": _minkowski,
+    "basis_change": _basis_change,
+}
+SIMILARITIES = tuple(_SIMILARITIES)

@@ -1,0 +1,395 @@
+"""Zero-shot stitching: the encoder of one network with the decoder of another."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
+from keras_lgg.relative.layer import relative_layers, with_fixed_anchors
+from keras_lgg.relative.translation import Translator
+from keras_lgg.training.taps import graph_of, is_graph
+
+
+def stitch(
+    encoder: keras.Model, decoder: keras.Model, *, translator: Translator | None = None
+) -> keras.Model:
+    """One network of an encoder and a decoder that were trained apart; nothing is trained.
+
+    Args:
+        encoder: Model from inputs to codes ``(n, K)``, such as one that ends in a
+            `keras_lgg.layers.RelativeRepresentation`.
+        decoder: Model from codes ``(n, K)`` to outputs: all that came after the codes of another
+            network, a normalisation of the codes included. Its codes must be relative to the same
+            anchors, in the same order.
+        translator: A fitted translator, such as `Procrustes`, from the space of the encoder to
+            that of the decoder, where the codes are absolute.
+
+    Returns:
+        Functional `keras.Model` that shares the layers of both. Where the encoder re-encodes its
+        anchors, `keras_lgg.layers.with_fixed_anchors` makes it the model to deploy.
+
+    Raises:
+        ValueError: If the decoder does not take codes of this width.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lgg import layers, relative
+        >>> x = np.random.default_rng(0).random((9, 8), "float32")
+        >>> def encoder(width):
+        ...     network = keras.Sequential([keras.Input((8,)), keras.layers.Dense(width)])
+        ...     codes = layers.RelativeRepresentation(x[:5], encoder=network)
+        ...     return keras.Sequential([keras.Input((8,)), codes])
+        >>> decoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)])
+        >>> model = relative.stitch(encoder(16), decoder)
+        >>> model.predict(x, verbose=0).shape
+        (9, 8)
+
+    Reference: Moschella et al., ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
+    """
+    _check_halves(encoder, decoder)
+    graph = graph_of(encoder, "The inputs")
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name), graph.input
+    )
+    if encoder.name == decoder.name:  # as may be where two programs trained them
+        encoder = keras.Model(graph.input, graph.outputs[0], name=f"{encoder.name}_encoder")
+    codes = encoder(inputs)
+    if translator is not None:
+        codes = translator.layer()(codes)
+    _check_widths(codes.shape, decoder, "stitched")
+    model = keras.Model(inputs, decoder(codes))
+    model(inputs)  # Keras exports to ONNX only what has been called
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class StitchingReport:
+    """What every decoder makes of the codes of every encoder; see `stitching_matrix`.
+
+    Each matrix has a row for each encoder and a column for each decoder.
+
+    Args:
+        metric: Its name.
+        relative: Array ``(m, m)``: the models as they are.
+        permuted: Array ``(m, m)``: the control, with the anchors of the encoder in another order.
+        absolute: Array of the absolute baseline, NaN between spaces of two widths, or ``None``.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg import relative
+        >>> accuracies = np.array([[0.9, 0.8], [0.7, 0.9]])
+        >>> report = relative.StitchingReport("accuracy", accuracies, accuracies / 8, None)
+        >>> print(report.to_markdown())
+        | accuracy | self | stitched | stitched / self |
+        | --- | --- | --- | --- |
+        | relative | 0.9 | 0.75 ± 0.07071 | 0.8333 |
+        | permuted anchors | 0.1125 | 0.09375 ± 0.008839 | 0.8333 |
+    """
+
+    metric: str
+    relative: np.ndarray
+    permuted: np.ndarray
+    absolute: np.ndarray | None
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Dict from each matrix to its numbers.
+
+        ``"self"`` is the mean over the diagonal; ``"stitched"`` and ``"spread"`` are mean and
+        standard deviation (of a sample) over the ordered pairs of two models; ``"ratio"`` is
+        stitched over self.
+        """
+        return {name: _summary(matrix) for name, matrix in self._matrices().items()}
+
+    def to_markdown(self) -> str:
+        """A table of the summary."""
+        lines = [f"| {self.metric} | self | stitched | stitched / self |", "| --- " * 4 + "|"]
+        for name, row in self.summary().items():
+            cells = f"{row['self']:.4g} | {row['stitched']:.4g} ± {row['spread']:.4g}"
+            lines.append(f"| {name} | {cells} | {row['ratio']:.4g} |")
+        return "\n".join(lines)
+
+    def _matrices(self):
+        matrices = {"relative": self.relative, "permuted anchors": self.permuted}
+        return matrices if self.absolute is None else {**matrices, "absolute": self.absolute}
+
+
+def stitching_matrix(
+    models: Iterable[tuple[keras.Model, keras.Model]],
+    data: tuple[Any, Any],
+    metric: str | Callable[[Any, np.ndarray], float],
+    *,
+    absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> StitchingReport:
+    """How well decoders read the codes of encoders that they were not trained with.
+
+    Every decoder is run on the codes of every encoder, with nothing trained in between, and once
+    more with each encoder's anchors in another order, which shows what is left where codes do not
+    match. All networks run in inference mode.
+
+    Args:
+        models: List of at least 2 pairs ``(encoder, decoder)`` of Keras models, as in `stitch`;
+            they may differ in seed and architecture, but must have the same anchors.
+        data: Pair of arrays ``(x, y)``, such as the test split; of an autoencoder, y is x.
+        metric: ``"mse"``; ``"psnr"`` (in dB) or ``"ssim"``, of images in [0, 1], also means over
+            the samples; ``"accuracy"`` or ``"f1"`` (weighted by class), of class scores against
+            integers; or a function ``metric(y, outputs)`` of NumPy arrays.
+        absolute: Pairs of models as above with absolute codes, of a baseline.
+        batch_size: Samples at a time.
+        seed: Of the other order of the anchors; none stays in its place.
+
+    Returns:
+        `StitchingReport`.
+
+    Raises:
+        ValueError: If the models are not of this form, their anchors differ in number, kind or
+            order, or the metric does not fit the data.
+        ImportError: For ``"ssim"`` or ``"f1"`` without the extra ``relative``.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lgg import layers, relative
+        >>> x = np.random.default_rng(0).random((40, 8), "float32")
+        >>> encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, use_bias=False)])
+        >>> model = keras.Sequential([encoder, layers.RelativeRepresentation(encoder(x[:5]))])
+        >>> larger = keras.models.clone_model(encoder)
+        >>> larger.set_weights([3 * w for w in encoder.get_weights()])
+        >>> other = keras.Sequential([larger, layers.RelativeRepresentation(larger(x[:5]))])
+        >>> decoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)])
+        >>> report = relative.stitching_matrix([(model, decoder), (other, decoder)], (x, x), "mse")
+        >>> round(report.summary()["relative"]["ratio"], 5)
+        1.0
+
+    Reference: Moschella et al., ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
+    """
+    check_positive_integer("batch_size", batch_size)
+    x, y = data
+    y = np.asarray(y) if isinstance(metric, str) else y
+    check_same_length(x=keras.tree.flatten(x)[0], y=keras.tree.flatten(y)[0])
+    score = _scorer(metric, y)
+    models = _check_models("models", models)
+    _check_same_anchors([encoder for encoder, _ in models])
+    decoders = [decoder for _, decoder in models]
+    codes = [_codes(encoder, x, batch_size) for encoder, _ in models]
+    for own in codes:
+        for decoder in decoders:
+            _check_widths(own.shape, decoder, "relative")
+    other_order = _derangement(codes[0].shape[-1], seed)
+
+    def matrix(codes, decoders):
+        return np.array([[score(y, _decoded(d, c, batch_size)) for d in decoders] for c in codes])
+
+    baseline = None
+    if absolute is not None:
+        pairs = _check_models("absolute", absolute)
+        baseline = matrix(
+            [_codes(encoder, x, batch_size) for encoder, _ in pairs], [d for _, d in pairs]
+        )
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    return StitchingReport(
+        name,
+        matrix(codes, decoders),
+        matrix([own[..., other_order] for own in codes], decoders),
+        baseline,
+    )
+
+
+def _summary(matrix):
+    apart = matrix[~np.eye(len(matrix), dtype=bool)]
+    own, stitched = np.mean(np.diag(matrix)), np.mean(apart)
+    with np.errstate(invalid="ignore"):  # a perfect image has an infinite PSNR
+        spread = np.std(apart, ddof=1)
+        ratio = stitched / own if own else np.nan
+    return {
+        "self": float(own),
+        "stitched": float(stitched),
+        "spread": float(spread),
+        "ratio": float(ratio),
+    }
+
+
+def _codes(encoder, x, batch_size):
+    # The anchors are encoded once, and not with each batch.
+    if relative_layers(encoder):
+        encoder = with_fixed_anchors(encoder)
+    return np.asarray(encoder.predict(x, batch_size=batch_size, verbose=0))
+
+
+def _decoded(decoder, codes, batch_size):
+    """The outputs of a decoder, or ``None`` where it takes codes of another width."""
+    if not _fits(codes.shape, decoder):
+        return None
+    return np.asarray(decoder.predict(codes, batch_size=batch_size, verbose=0))
+
+
+def _derangement(count, seed):
+    """An order of ``count`` things that leaves none in its place."""
+    cycle = np.random.default_rng(seed).permutation(count)
+    order = np.empty(count, int)
+    order[cycle] = np.roll(cycle, 1)
+    return order
+
+
+def _check_halves(encoder, decoder):
+    for argument, model in {"encoder": encoder, "decoder": decoder}.items():
+        if not is_graph(model) or len(model.outputs) != 1:
+            expected = "a Functional or Sequential model of one output that knows its input shape"
+            received = f" of {len(model.outputs)} outputs" if is_graph(model) else ""
+            raise invalid(argument, expected, f"a {type(model).__name__}{received}")
+
+
+def _check_models(argument, models):
+    models = list(models)
+    if len(models) < 2 or not all(isinstance(m, list | tuple) and len(m) == 2 for m in models):
+        raise invalid(argument, "at least 2 pairs (encoder, decoder)", repr(models))
+    for encoder, decoder in models:
+        _check_halves(encoder, decoder)
+    return models
+
+
+def _fits(shape, decoder):
+    taken = decoder.input_shape
+    return len(taken) == len(shape) and all(
+        None in (a, b) or a == b for a, b in zip(taken[1:], shape[1:], strict=True)
+    )
+
+
+def _check_widths(shape, decoder, kind):
+    if not _fits(shape, decoder):
+        raise ValueError(
+            f"The decoder '{decoder.name}' does not take these {kind} codes. Expected codes of "
+            f"shape {decoder.input_shape}. Received: {(None, *shape[1:])}. Train both networks on "
+            "the same anchors, in one order, or give a fitted `translator` to stitch()."
+        )
+
+
+def _check_same_anchors(encoders):
+    """Raise where the layers of two encoders tell that their anchors differ."""
+    first, *others = [_anchor_lists(encoder) for encoder in encoders]
+    for i, lists in enumerate(others, start=1):
+        for mine, theirs in zip(first, lists, strict=False):
+            for kind in mine.keys() & theirs.keys():
+                if not np.array_equal(mine[kind], theirs[kind]):
+                    raise ValueError(
+                        f"The models 0 and {i} have different anchors. Expected the same samples "
+                        f"in the same order, which are the axes of the codes. Received: {kind} "
+                        f"that differ ({_difference(mine[kind], theirs[kind])}). Select them once, "
+                        "and train all models with them."
+                    )
+
+
+def _anchor_lists(encoder):
+    """What tells apart the anchors of each relative layer of a model."""
+    lists = []
+    for layer in relative_layers(encoder):
+        known = {}
+        if layer.indices is not None:
+            known["indices"] = np.asarray(layer.indices)
+        if layer.anchor_inputs is not None:
+            known["inputs"] = keras.ops.convert_to_numpy(layer.anchor_inputs)
+        lists.append(known)
+    return lists
+
+
+def _difference(a, b):
+    if len(a) != len(b):
+        return f"{len(a)} and {len(b)} of them"
+    mine, theirs = (sorted(map(bytes, np.ascontiguousarray(v))) for v in (a, b))
+    return "in another order" if mine == theirs else "others"
+
+
+# Metrics.
+
+WINDOW = 7  # pixels a side that SSIM compares at a time
+
+
+def _scorer(metric, y):
+    """A function of ``(y, outputs)``, where outputs may be ``None``, for NaN."""
+    if not callable(metric):
+        if metric not in _METRICS:
+            raise invalid("metric", f"one of {tuple(_METRICS)}, or a function", repr(metric))
+        kind, metric = _METRICS[metric]
+        kind(y)
+    return lambda y, outputs: float("nan") if outputs is None else float(metric(y, outputs))
+
+
+def _are_images(y):
+    if np.min(y) < 0 or np.max(y) > 1:
+        raise invalid("data", "targets in [0, 1]", f"targets from {np.min(y)} to {np.max(y)}")
+
+
+def _are_pictures(y):
+    _are_images(y)
+    if np.ndim(y) != 4 or min(np.shape(y)[1:3]) < WINDOW:
+        expected = f"images (n, height, width, channels) of at least {WINDOW} pixels a side"
+        raise invalid("data", expected, f"targets of shape {np.shape(y)}")
+
+
+def _are_any(y):
+    del y
+
+
+def _are_classes(y):
+    if np.ndim(y) != 1 or np.asarray(y).dtype.kind not in "iu":
+        raise invalid("data", "integer classes (n,)", f"targets of shape {np.shape(y)}")
+
+
+def _squared_errors(y, outputs):
+    """Mean squared error of each image."""
+    if np.shape(y) != np.shape(outputs):
+        raise ValueError(
+            "The decoders do not give what they are measured against. Expected outputs of shape "
+            f"{np.shape(y)}. Received: {np.shape(outputs)}. Pass the targets of the decoders as y."
+        )
+    return np.mean(np.square(y - outputs).reshape(len(y), -1), axis=1)
+
+
+def _mse(y, outputs):
+    return np.mean(_squared_errors(y, outputs))
+
+
+def _psnr(y, outputs):
+    with np.errstate(divide="ignore"):  # of a perfect image
+        return np.mean(-10 * np.log10(_squared_errors(y, outputs)))
+
+
+def _ssim(y, outputs):
+    structural_similarity = require("skimage.metrics", "relative").structural_similarity
+    _squared_errors(y, outputs)
+    return np.mean(
+        [
+            structural_similarity(a, b, win_size=WINDOW, data_range=1.0, channel_axis=-1)
+            for a, b in zip(np.asarray(y, "float32"), outputs, strict=True)
+        ]
+    )
+
+
+def _best_classes(outputs):
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            "The decoders do not give class scores. Expected outputs of shape (n, classes), with "
+            f"at least 2 classes. Received: {outputs.shape}. Pass a function as `metric`."
+        )
+    return np.argmax(outputs, axis=1)
+
+
+def _accuracy(y, outputs):
+    return np.mean(_best_classes(outputs) == y)
+
+
+def _f1(y, outputs):
+    f1_score = require("sklearn.metrics", "relative").f1_score
+    return f1_score(y, _best_classes(outputs), average="weighted", zero_division=0)
+
+
+_METRICS = {
+    "mse": (_are_any, _mse),
+    "psnr": (_are_images, _psnr),
+    "ssim": (_are_pictures, _ssim),
+    "accuracy": (_are_classes, _accuracy),
+    "f1": (_are_classes, _f1),
+}

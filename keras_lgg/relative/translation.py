@@ -1,0 +1,296 @@
+"""Maps from one latent space to another, fitted on the samples that both know: the anchors.
+
+    Procrustes()       a rotation, with shift and scale
+    LeastSquares()     a matrix, or the nearest orthogonal one
+    Affine()           a matrix and a shift
+    InverseRelative()  the rows of the target that have the same relative codes
+
+Fitted, each is a function of NumPy arrays, and gives a plain Keras layer that does the same::
+
+    translate = Procrustes().fit(encoder_a(anchors), encoder_b(anchors))
+    stitched = keras.Sequential([encoder_a, translate.layer(), decoder_b])
+
+[1] Maiorca et al., "Latent space translation via semantic alignment", arXiv 2311.00664.
+[2] Maiorca et al., "Latent space translation via inverse relative projection", arXiv 2406.15057.
+[3] Moschella et al., "Relative representations enable zero-shot latent space communication",
+    arXiv 2209.15430.
+"""
+
+import math
+import warnings
+from typing import Self
+
+import keras
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.relative.comparison import finite_rows, unit_rows
+from keras_lgg.types import ArrayLike
+
+# A map of a larger condition number is warned of.
+LARGEST_CONDITION = 1e3
+
+
+class Translator:
+    """What the translators share; a subclass has ``_solve(source, target)``, the fit itself.
+
+    Attributes:
+        shift: What is subtracted first, of shape ``(d1,)``, or ``None``.
+        kernel: Matrix of shape ``(d1, d2)``, or ``None`` before `fit`.
+        bias: What is added last, of shape ``(d2,)``, or ``None``.
+    """
+
+    shift: np.ndarray | None = None
+    kernel: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    normalizes = False  # rows to unit length, after the shift
+
+    def fit(self, source: ArrayLike, target: ArrayLike) -> Self:
+        """Fit the map on the anchors.
+
+        Args:
+            source: Array of shape ``(K, ...)``, the anchors in the space to translate from; rows
+                are flattened to d1 features.
+            target: Array of shape ``(K, ...)``, the same anchors, in the same order, in the space
+                to translate to; d2 features.
+
+        Returns:
+            This translator.
+
+        Raises:
+            ValueError: If there are not as many anchors in both, or fewer than 2, or a value is
+                NaN or infinite.
+        """
+        source = finite_rows("source", source, "float64")
+        target = finite_rows("target", target, "float64")
+        checks.check_same_length(source=source, target=target)
+        if len(source) < 2:
+            raise checks.invalid("source", "at least 2 anchors", f"{len(source)} of them")
+        self.shift, self.kernel, self.bias = self._solve(source, target)
+        return self
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """Translate samples.
+
+        Args:
+            x: Array of shape ``(n, ...)``, samples of the source space.
+
+        Returns:
+            NumPy array of shape ``(n, d2)``, float64.
+
+        Raises:
+            ValueError: If the translator is not fitted, the rows have another width than those of
+                the source, or a value is NaN or infinite.
+        """
+        width = len(self._fitted_kernel())
+        x = finite_rows("x", x, "float64")
+        if x.shape[1] != width:
+            raise checks.invalid(
+                "x", f"rows of {width} features, as of the source", f"{x.shape[1]} features"
+            )
+        if self.shift is not None:
+            x = x - self.shift
+        if self.normalizes:
+            x = unit_rows(x)
+        y = x @ self.kernel
+        return y if self.bias is None else y + self.bias
+
+    def layer(self) -> keras.layers.Layer:
+        """The same map as a built Keras layer, in float32, from ``(n, d1)`` to ``(n, d2)``.
+
+        It is made of layers of Keras alone, so that a model with it loads without this package,
+        and it is trainable.
+
+        Returns:
+            A `keras.layers.Dense`; of `InverseRelative` a `keras.Sequential`.
+
+        Raises:
+            ValueError: If the translator is not fitted.
+        """
+        width, units = self._fitted_kernel().shape
+        dense = keras.layers.Dense(units, use_bias=self.bias is not None, dtype="float32")
+        dense.build((None, width))
+        dense.set_weights([w for w in (self.kernel, self.bias) if w is not None])
+        if not self.normalizes:
+            return dense
+        layers = [keras.Input((width,)), keras.layers.UnitNormalization(dtype="float32"), dense]
+        if self.shift is not None:
+            mean, variance = self.shift.tolist(), [1.0] * width
+            shift = keras.layers.Normalization(mean=mean, variance=variance, dtype="float32")
+            layers.insert(1, shift)
+        return keras.Sequential(layers)
+
+    def _fitted_kernel(self):
+        if self.kernel is None:
+            raise ValueError(
+                f"The translator is not fitted. Expected a call of fit first. Received: none. "
+                f"Write {type(self).__name__}().fit(source, target)."
+            )
+        return self.kernel
+
+
+class Procrustes(Translator):
+    """A rotation (or reflection) with a shift and a scale, the nearest one on the anchors.
+
+    Both spaces are centred on the mean of their anchors and divided by one number, the root of
+    the summed variance of the anchors; between these the best orthogonal matrix is taken. Spaces
+    of other widths are rotated as if the narrower one were filled up with zeros.
+
+    A space that is a rotated, scaled and shifted copy is recovered exactly, given more anchors
+    than features. That is why a space has one scale and not one a feature, as in [1]: features
+    scaled one by one are in general no rotation of each other any more. With fewer anchors, the
+    rotation is known in the directions that they differ in, and arbitrary in the others.
+
+    Raises:
+        ValueError: In `fit`, as the other translators, or if the anchors are all equal in a space.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import Procrustes
+        >>> source = np.random.default_rng(0).normal(size=(20, 2))
+        >>> target = 3 * source @ np.array([[0.0, 1.0], [-1.0, 0.0]]) + 5
+        >>> Procrustes().fit(source, target)([[1.0, 0.0]]).round(6).tolist()
+        [[5.0, 8.0]]
+
+    Reference: [1].
+    """
+
+    def _solve(self, source, target):
+        mean, spread, x = _standardized("source", source)
+        bias, target_spread, y = _standardized("target", target)
+        # Thin factors of the (d1, d2) product are those of the filled up one, without the zeros.
+        kernel = _nearest_orthogonal(x.T @ y) * (target_spread / spread)
+        return None, kernel, bias - mean @ kernel
+
+
+class LeastSquares(Translator):
+    """The matrix that maps the anchors best in the squares, with no shift.
+
+    Of several such matrices, as of fewer anchors than features, it is the one of the smallest
+    norm. `fit` warns where the source anchors have a condition number above 1,000.
+
+    Args:
+        orthogonal: Whether to replace the matrix by the nearest one that is orthogonal, or of
+            orthonormal rows or columns where the widths differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import LeastSquares
+        >>> source = np.random.default_rng(0).normal(size=(20, 3))
+        >>> target = source @ np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> LeastSquares().fit(source, target)([[1.0, 1.0, 1.0]]).round(6).tolist()
+        [[1.0, 2.0]]
+        >>> kernel = LeastSquares(orthogonal=True).fit(source, target).kernel
+        >>> np.allclose(kernel, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+        True
+
+    Reference: [1].
+    """
+
+    def __init__(self, *, orthogonal: bool = False) -> None:
+        self.orthogonal = orthogonal
+
+    def _solve(self, source, target):
+        _warn_if_ill_conditioned("source anchors", source)
+        kernel = np.linalg.lstsq(source, target, rcond=None)[0]
+        return None, _nearest_orthogonal(kernel) if self.orthogonal else kernel, None
+
+
+class Affine(Translator):
+    """The matrix and the shift that together map the anchors best in the squares.
+
+    Of several such matrices, as of no more anchors than features, it is the one of the smallest
+    norm. `fit` warns where the source anchors, centred, have a condition number above 1,000.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import Affine
+        >>> source = np.random.default_rng(0).normal(size=(20, 2))
+        >>> target = source @ np.array([[1.0, 1.0], [0.0, 2.0]]) + 5
+        >>> Affine().fit(source, target)([[1.0, 1.0]]).round(6).tolist()
+        [[6.0, 8.0]]
+
+    Reference: [1].
+    """
+
+    def _solve(self, source, target):
+        mean, bias = source.mean(axis=0), target.mean(axis=0)
+        _warn_if_ill_conditioned("centred source anchors", source - mean)
+        kernel = np.linalg.lstsq(source - mean, target - bias, rcond=None)[0]
+        return None, kernel, bias - mean @ kernel
+
+
+class InverseRelative(Translator):
+    """Through relative codes: what in the target has the cosines that a sample has in the source.
+
+    A sample becomes its cosines to the source anchors, and these become the row of the target
+    space whose products with the target anchors, of unit length, are nearest to them in the
+    squares. The length of a sample is lost: the result has about unit length. A target space that
+    is a rotated and scaled copy is met exactly in direction where the anchors span it; fewer
+    anchors give what of it lies in their span. A row of zeros becomes a row of zeros.
+
+    `fit` warns where the target anchors, of unit length, have a condition number above 1,000.
+
+    Args:
+        center: Whether to subtract the mean of its anchors from each space first, and to add that
+            of the target last, as for spaces that are shifted, too. Needs more anchors than
+            features.
+        scale: Whether to multiply the result by the mean length of the target anchors (centred,
+            with ``center``).
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.relative import InverseRelative
+        >>> source = np.random.default_rng(0).normal(size=(20, 2))
+        >>> target = 5 * source @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+        >>> InverseRelative().fit(source, target)([[2.0, 0.0], [0.0, 0.0]]).round(6).tolist()
+        [[0.6, 0.8], [0.0, 0.0]]
+
+    Reference: [2]; the relative codes are those of [3].
+    """
+
+    normalizes = True
+
+    def __init__(self, *, center: bool = False, scale: bool = False) -> None:
+        self.center, self.scale = center, scale
+
+    def _solve(self, source, target):
+        shift = bias = None
+        if self.center:
+            shift, bias = source.mean(axis=0), target.mean(axis=0)
+            source, target = source - shift, target - bias
+        directions = unit_rows(target)
+        _warn_if_ill_conditioned("target anchors, of unit length,", directions)
+        cutoff = max(directions.shape) * np.finfo("float64").eps
+        kernel = unit_rows(source).T @ np.linalg.pinv(directions.T, cutoff)
+        if self.scale:
+            kernel = kernel * np.mean(np.linalg.norm(target, axis=1))
+        return shift, kernel, bias
+
+
+def _standardized(argument, anchors):
+    """Mean, root of the summed variance, and the anchors without both."""
+    if (anchors == anchors[:1]).all():
+        raise checks.invalid(argument, "anchors that differ", f"{len(anchors)} equal rows")
+    mean = anchors.mean(axis=0)
+    centred = anchors - mean
+    peak = np.max(np.abs(centred))  # squares of very large or small numbers would be lost
+    # The summed and not the mean variance: zeros that fill up a space do not change it.
+    spread = peak * np.linalg.norm(centred / peak) / math.sqrt(len(anchors))
+    return mean, spread, centred / spread
+
+
+def _nearest_orthogonal(matrix):
+    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    return u @ v
+
+
+def _warn_if_ill_conditioned(name, anchors):
+    condition = np.linalg.cond(anchors)
+    if condition > LARGEST_CONDITION:
+        warnings.warn(
+            f"The {name} have a condition number of {condition:.3g}. Expected at most "
+            f"{LARGEST_CONDITION:g}, since noise may grow by as much. Fit on more anchors, or on "
+            "more diverse ones.",
+            stacklevel=4,  # the caller of `fit`, which called `_solve`, which called this
+        )

@@ -1,0 +1,93 @@
+"""A model that trains a base under penalties on the geometry of its layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.penalties import (
+    Penalty,
+    check_base_penalty,
+    layer_taps,
+    loss_needs_labels,
+    loss_on_layers,
+)
+from keras_lgg.training.taps import Untracked
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class GeometryModel(PenalizedModel):
+    """Trains a model under penalties on the latent geometry of its layers.
+
+    Use it as any Keras model. ``model.base`` is the plain model: it shares the weights, holds
+    nothing of this package, and is what you deploy.
+
+    Args:
+        base: Functional or Sequential model (any model where every ``taps`` is ``None``).
+        penalties: List of `Penalty`.
+        **kwargs: ``name`` and the other arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If a tap is unknown or cannot be reached, or a penalty cannot act on one
+            network.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> base = keras.Sequential(
+        ...     [
+        ...         keras.Input((8,)),
+        ...         keras.layers.Dense(16, "relu", name="h1"),
+        ...         keras.layers.Dense(16, "relu", name="h2"),
+        ...         keras.layers.Dense(3, "softmax"),
+        ...     ]
+        ... )
+        >>> model = lgg.GeometryModel(
+        ...     base,
+        ...     penalties=[
+        ...         lgg.Penalty(lgg.losses.SmoothnessVariation(power=2), ["h1", "h2"], weight=1e-3)
+        ...     ],
+        ... )
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> x, y = np.random.default_rng(0).random((20, 8)), np.arange(20) % 3
+        >>> history = model.fit(x, y, verbose=0)
+        >>> sorted(history.history)
+        ['loss', 'smoothness_variation']
+
+    Reference: Algorithms 14(2):39
+    """
+
+    def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
+        super().__init__(base, penalties, **kwargs)
+        self.base = base
+        paths = []
+        for penalty in self.penalties:
+            check_base_penalty(penalty, base)
+            paths += layer_taps(penalty) if penalty.taps is not None else []
+        self._tapped = Untracked.of(self._watched(base), paths)
+
+    @property
+    def _core(self):
+        return self.base
+
+    @staticmethod
+    def _last_tap(penalty):
+        return None if penalty.taps is None else layer_taps(penalty)[-1]
+
+    @staticmethod
+    def _places(penalty):
+        return ["the output"] if penalty.taps is None else layer_taps(penalty)
+
+    def _penalty_inputs(self, x, y_pred, taps):
+        return [
+            [y_pred] if penalty.taps is None else [taps[path] for path in layer_taps(penalty)]
+            for penalty in self.penalties
+        ]
+
+    def _penalty_value(self, penalty, representations, y):
+        labels = self._labels(penalty, y) if loss_needs_labels(penalty.loss) else None
+        return loss_on_layers(penalty.loss, representations, labels)
+
+    def get_config(self) -> dict[str, Any]:
+        base = keras.saving.serialize_keras_object(self.base)
+        return {**super().get_config(), "base": base}

@@ -1,0 +1,287 @@
+"""Penalties: which loss, at which layers of a model, how strongly."""
+
+import math
+import numbers
+import re
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from keras_lgg import checks
+from keras_lgg.losses.base import mean
+from keras_lgg.training.balance import Balance
+from keras_lgg.types import Tensor
+
+FRACTION = 0.1  # of a balanced weight
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class Penalty:
+    """A loss on the latent geometry: which loss, at which layers, how strongly.
+
+    Args:
+        loss: A loss of `keras_lgg.losses`; any Keras loss of ``(labels, representation)`` (in a
+            `Distiller`: of ``(teacher, student)`` representations); in a `Distiller` also
+            `keras.distillation.LogitsDistillation` and `FeatureDistillation`.
+        taps: In a `GeometryModel`: the name of a layer, or a list of them in their order along
+            the depth. In a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A
+            layer of a nested model is named by its path, ``"backbone/block3"``. ``None`` is the
+            output of the model. A loss on single layers is averaged over its taps.
+        weight: Factor of the penalty in the total loss, at least 0. Or ``"balanced"``: the factor
+            follows the training, so that with respect to the last tap the norm of the weighted
+            penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
+            through the network: that of the task's loss, and of penalties deeper in it. Both are
+            running means (squared, over some 50 steps), read off in the backward pass that there
+            is anyway; the first step has none yet, and the weight 0. It goes to 0 where the task
+            is learnt, and grows where the penalty's own gradient vanishes. It needs an optimizer
+            of Keras.
+        name: Name of the metric that logs the unweighted value; by default that of the loss.
+        labels: Which target holds the class labels, where the model has several: its key or
+            index in ``y``.
+        fraction: Of a balanced weight, positive; 0.1 by default.
+
+    Attributes:
+        weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
+            the next step, with no new ``compile``. Where it is balanced, a tensor: the factor of
+            the step to come.
+
+    Raises:
+        ValueError: If an argument is not of these forms.
+
+    Example:
+        >>> import keras_lgg as lgg
+        >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["conv1", "conv2"], weight=0.1)
+        >>> penalty.name, round(float(penalty.weight), 3)
+        ('graph_variation', 0.1)
+    """
+
+    def __init__(
+        self,
+        loss: keras.losses.Loss | keras.distillation.DistillationLoss,
+        taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
+        weight: float | str = 1.0,
+        name: str | None = None,
+        *,
+        labels: str | int | None = None,
+        fraction: float | None = None,
+    ) -> None:
+        self.loss = check_loss(loss)
+        self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
+        self.balance = balance_of(weight, fraction)
+        if self.balance is None:
+            self._weight = keras.Variable(
+                check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
+            )
+        self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
+        self.labels = labels
+
+    @property
+    def weight(self) -> keras.Variable | Tensor:
+        return self._weight if self.balance is None else self.balance.weight
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What a model tracks: the weight, or what a balanced one is computed from."""
+        return [self._weight] if self.balance is None else self.balance.variables
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "taps": self.taps,
+            **weight_config(self),
+            "name": self.name,
+            "labels": self.labels,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+def loss_on_layers(loss, representations, labels=None):
+    """Value of a loss on the tapped representations of one network, averaged over the taps.
+
+    Args:
+        loss: A `GeometryLoss` that needs no teacher, or any Keras loss of
+            ``(labels, representation)``.
+        representations: List of tensors ``(n, ...)``.
+        labels: Class labels of the batch, or ``None`` where the loss needs none.
+
+    Returns:
+        Scalar tensor.
+    """
+    given = (labels,) if loss_needs_labels(loss) else ()
+    if getattr(loss, "across_layers", False):
+        return loss(*given, representations)
+    return mean([ops.sum(loss(*given, x)) for x in representations])
+
+
+def loss_needs_labels(loss):
+    """Whether a loss on one network reads class labels; a plain Keras loss always does."""
+    return getattr(loss, "needs_labels", True)
+
+
+def is_keras_distillation(loss):
+    """Whether a loss is one of `keras.distillation`, which have an interface of their own."""
+    return hasattr(loss, "compute_loss") and hasattr(loss, "validate_outputs")
+
+
+def with_softmax(loss):
+    """`keras.distillation.LogitsDistillation` as it is documented.
+
+    Keras 3.15 applies the softmax and the squared temperature where the loss is a `KLDivergence`
+    object, but resolves its default, "kl_divergence", to a function: it then compares raw logits.
+    """
+    if not is_keras_distillation(loss) or not hasattr(loss, "temperature"):
+        return loss
+    objects = keras.tree.map_structure(
+        lambda x: keras.losses.KLDivergence() if x is keras.losses.kl_divergence else x, loss.loss
+    )
+    return type(loss)(temperature=loss.temperature, loss=objects)
+
+
+def check_loss(loss):
+    """Return a loss object that a penalty can hold, or raise."""
+    is_class = isinstance(loss, type)
+    if not is_class and (isinstance(loss, keras.losses.Loss) or is_keras_distillation(loss)):
+        return with_softmax(loss)
+    received = f"the class {loss.__name__}" if is_class else repr(loss)
+    name = loss.__name__ if is_class else "lgg.losses.GraphDistillation"
+    raise ValueError(
+        "Invalid value for argument `loss`. Expected a loss object of keras_lgg.losses, "
+        f"keras.losses or keras.distillation. Received: {received}. Write for instance {name}()."
+    )
+
+
+def balance_of(weight, fraction):
+    """The `Balance` of a balanced weight, or ``None`` for a fixed one."""
+    if weight == "balanced":
+        fraction = FRACTION if fraction is None else fraction
+        checks.check_positive("fraction", fraction)
+        return Balance(fraction)
+    if fraction is not None:
+        raise checks.invalid("fraction", 'None, unless weight="balanced"', repr(fraction))
+    return None
+
+
+def weighted_value(penalty, value, training):
+    """The term of the total loss for the value of a penalty, or of a layer of one."""
+    if penalty.balance is not None and training:
+        return penalty.balance.weighted(value)
+    return ops.cast(penalty.weight, value.dtype) * value
+
+
+def weight_config(penalty):
+    """The arguments that give a penalty, or a layer of one, its weight."""
+    if penalty.balance is None:
+        return {"weight": float(penalty.weight)}
+    return {"weight": "balanced", "fraction": penalty.balance.fraction}
+
+
+def check_weight(weight):
+    """Return the weight of a penalty as a float, or raise."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight < math.inf:
+        expected = 'a finite number of at least 0, or "balanced"'
+        raise checks.invalid("weight", expected, repr(weight))
+    return float(weight)
+
+
+def layer_taps(penalty):
+    """The layers that a penalty on one network taps, as a list."""
+    return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
+
+
+def teacher_student_taps(penalty):
+    """The (teacher, student) pairs of layers of a penalty; None in a pair is the output."""
+    loss = penalty.loss
+    if not is_keras_distillation(loss) and not getattr(loss, "needs_teacher", True):
+        raise ValueError(
+            f"The penalty '{penalty.name}' does not compare a teacher with a student. Expected a "
+            "distillation loss in a Distiller, such as lgg.losses.GraphDistillation. Received: "
+            f"{type(loss).__name__}. To put it on the student, add a "
+            "lgg.layers.GeometryPenalty to the student."
+        )
+    named = (getattr(loss, "teacher_layer_name", None), getattr(loss, "student_layer_name", None))
+    if named != (None, None):  # keras.distillation.FeatureDistillation names its own layers
+        if penalty.taps is not None:
+            raise ValueError(
+                f"The penalty '{penalty.name}' names its layers twice. Expected them in the loss "
+                f"or in `taps`. Received: {named} in the loss and taps={penalty.taps}. "
+                "Leave out one of the two."
+            )
+        return [named]
+    if penalty.taps is None:
+        return [(None, None)]
+    pairs = penalty.taps
+    if (
+        isinstance(pairs, str)
+        or not pairs
+        or not all(
+            not isinstance(pair, str) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+            for pair in pairs
+        )
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected a list "
+            f"of (teacher layer, student layer) pairs. Received: taps={pairs!r}. "
+            "Write for instance taps=[('teacher_block1', 'student_block1')]."
+        )
+    return [tuple(pair) for pair in pairs]
+
+
+def check_base_penalty(penalty, base):
+    """Raise where a penalty cannot act on one network."""
+    loss, taps = penalty.loss, penalty.taps
+    if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares a teacher with a student. Expected a loss on "
+            f"one network in a GeometryModel. Received: {type(loss).__name__}. "
+            "Use lgg.Distiller(teacher, student, penalties)."
+        )
+    if taps is not None and not (
+        taps and all(isinstance(path, str) for path in layer_taps(penalty))
+    ):
+        raise ValueError(
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected the name "
+            f"of a layer or a list of names. Received: taps={taps!r}."
+        )
+    if getattr(loss, "across_layers", False) and len(layer_taps(penalty) if taps else []) < 2:
+        raise ValueError(
+            f"The penalty '{penalty.name}' compares layers with each other. Expected at least two "
+            f"taps. Received: taps={taps!r}. Name them in their order along the depth, such as "
+            "taps=['block1', 'block2']."
+        )
+    outputs = getattr(base, "outputs", None)
+    if taps is None and outputs is not None and len(outputs) > 1:
+        raise ValueError(
+            f"The penalty '{penalty.name}' cannot tell which output it acts on. Expected `taps` "
+            f"in a model of several outputs. Received: taps=None with {len(outputs)} outputs. "
+            f"Name one of the output layers: {base.output_names}."
+        )
+
+
+def check_penalties(penalties) -> list[Penalty]:
+    """Return the penalties of a model as a list, or raise."""
+    penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
+    for penalty in penalties:
+        if not isinstance(penalty, Penalty):
+            raise ValueError(
+                "Invalid value for argument `penalties`. Expected a list of keras_lgg.Penalty. "
+                f"Received: {penalty!r} in it. Wrap a loss as lgg.Penalty(loss, taps=[...])."
+            )
+    names = [penalty.name for penalty in penalties]
+    for name in names:
+        if names.count(name) > 1 or name == "loss":
+            raise ValueError(
+                f"The penalty name '{name}' is taken. Expected one name for each metric. Received: "
+                f"penalties named {names}. Pass lgg.Penalty(..., name='another_name')."
+            )
+    return penalties
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,224 @@
+"""Geometry losses inside models of one's own, as layers, and models with such layers."""
+
+import contextlib
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from keras_lgg.losses import replicas
+from keras_lgg.training.penalties import (
+    balance_of,
+    check_loss,
+    check_weight,
+    is_keras_distillation,
+    loss_needs_labels,
+    loss_on_layers,
+    weight_config,
+    weighted_value,
+)
+from keras_lgg.training.taps import called_anew, is_graph
+from keras_lgg.types import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_lgg")
+class GeometryPenalty(keras.layers.Layer):
+    """Adds a loss on the latent geometry to the model, and passes its input on unchanged.
+
+    The loss goes through `add_loss`, so plain ``compile`` and ``fit`` train it. The layer has
+    no effect on the model's outputs.
+
+    Args:
+        loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
+            ``(labels, representation)``.
+        weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``. Or
+            ``"balanced"``, see `keras_lgg.Penalty`; the last of the inputs is the last tap.
+        fraction: Of a balanced weight, positive; 0.1 by default.
+        **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A representation ``(n, ...)``, or a list of them, in their order along the depth.
+            A loss on single layers is averaged over the list.
+        labels: Class labels of the batch, such as an input of the model, where the loss needs
+            them.
+
+    Returns:
+        The last of the inputs, with its mask.
+
+    Raises:
+        ValueError: If the loss cannot act: labels are missing, a loss across layers has one
+            layer, a distillation loss has no teacher here.
+
+    Example:
+        >>> import keras, numpy as np, keras_lgg as lgg
+        >>> x = keras.Input((8,))
+        >>> h1 = keras.layers.Dense(16, "relu")(x)
+        >>> h2 = keras.layers.Dense(16, "relu")(h1)
+        >>> h2 = lgg.layers.GeometryPenalty(lgg.losses.GraphVariation(), weight=0.1)([h1, h2])
+        >>> model = keras.Model(x, keras.layers.Dense(3, "softmax")(h2))
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> _ = model.fit(np.zeros((6, 8)), np.arange(6) % 3, verbose=0)
+
+    Reference: Algorithms 14(2):39
+    """
+
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        weight: float | str = 1.0,
+        *,
+        fraction: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Inputs must come out as they went in, and labels must not be rounded to float16.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.loss = check_loss(loss)
+        if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
+            raise ValueError(
+                f"The layer '{self.name}' has no teacher. Expected a loss on one network. "
+                f"Received: {type(loss).__name__}, which compares a teacher with a student. "
+                "Use keras_lgg.Distiller(teacher, student, penalties)."
+            )
+        self.balance = balance_of(weight, fraction)
+        if self.balance is None:
+            self._weight = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(check_weight(weight)),
+                trainable=False,
+                dtype="float32",
+                autocast=False,
+                name="weight",
+            )
+        else:  # in a list, where Keras finds them
+            self._weight = self.balance.variables
+        # Batches of training in which the value was not finite, for `callbacks.GeometryGuard`.
+        self.not_finite = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="sum",
+            name="not_finite",
+        )
+
+    @property
+    def weight(self) -> keras.Variable | Tensor:
+        return self._weight if self.balance is None else self.balance.weight
+
+    def call(self, inputs: Tensor, labels: Tensor | None = None, training: bool = False) -> Tensor:
+        layers = inputs if isinstance(inputs, list | tuple) else [inputs]
+        self._check_can_act(layers, labels)
+        last = layers[-1]
+        if self.balance is not None and training:
+            self.balance.update()
+            last, layers = self.balance.watch_task(last), self.balance.watch_penalty(layers)
+        value = loss_on_layers(self.loss, list(layers), labels)
+        if training:
+            finite = ops.isfinite(ops.stop_gradient(value))
+            self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
+        # Keras divides what is added by the number of replicas; the value is a replica's share.
+        value = value * replicas.local_count()
+        self.add_loss(weighted_value(self, value, training))
+        return last
+
+    def compute_output_spec(
+        self, inputs: Tensor, labels: Tensor | None = None, training: bool = False
+    ) -> keras.KerasTensor:
+        layers = inputs if isinstance(inputs, list | tuple) else [inputs]
+        self._check_can_act(layers, labels)
+        return keras.KerasTensor(layers[-1].shape, dtype=layers[-1].dtype)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None = None) -> Tensor | None:
+        return previous_mask[-1] if isinstance(previous_mask, list | tuple) else previous_mask
+
+    def _check_can_act(self, layers, labels):
+        if loss_needs_labels(self.loss) and labels is None:
+            raise ValueError(
+                f"The layer '{self.name}' needs class labels. Expected them as an argument, for "
+                f"{type(self.loss).__name__}. Received: labels=None. Make the labels an input of "
+                "the model and call layer(x, labels=labels_input)."
+            )
+        if getattr(self.loss, "across_layers", False) and len(layers) < 2:
+            raise ValueError(
+                f"The layer '{self.name}' compares layers with each other. Expected a list of at "
+                f"least two representations, for {type(self.loss).__name__}. Received: "
+                f"{len(layers)}. Call layer([h1, h2])."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            **weight_config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+def without_penalties(model: keras.Model) -> keras.Model:
+    """The model to deploy: the same layers and weights, with no `GeometryPenalty` between them.
+
+    It needs nothing of this package to be loaded, and an export of it holds no trace of a
+    penalty: ``without_penalties(model).export(path)``.
+
+    Args:
+        model: Functional or Sequential model; models nested in it are searched, too.
+
+    Returns:
+        A `keras.Model` that shares the layers of ``model``. Inputs that only penalties read, such
+        as labels, are gone; what is left of a list of inputs is a single one, if it is one.
+
+    Raises:
+        ValueError: If the model is not a graph of layers.
+
+    Example:
+        >>> import keras, keras_lgg as lgg
+        >>> x = keras.Input((8,), name="x")
+        >>> y = keras.Input((), dtype="int32", name="labels")
+        >>> z = keras.layers.Dense(4, name="z")(x)
+        >>> out = lgg.layers.GeometryPenalty(lgg.losses.GraphSmoothness())(z, labels=y)
+        >>> model = keras.Model([x, y], out)
+        >>> [layer.name for layer in lgg.layers.without_penalties(model).layers]
+        ['x', 'z']
+    """
+
+    replaced = {}  # a model that is called twice is one model
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, GeometryPenalty):
+            return args[0][-1] if isinstance(args[0], list | tuple) else args[0]
+        if layer not in replaced:
+            holds_some = is_graph(layer) and penalties_in(layer)
+            replaced[layer] = without_penalties(layer) if holds_some else layer
+        return replaced[layer](*args, **kwargs)
+
+    rerun = called_anew(model, call, "The penalties")
+    plain = keras.Model(_read_inputs(rerun), rerun.output, name=model.name)
+    plain(plain.input)  # Keras exports to ONNX only what has been called
+    return plain
+
+
+def penalties_in(model):
+    """The `GeometryPenalty` layers of a model, those of its layers included."""
+    return [x for x in model._flatten_layers() if isinstance(x, GeometryPenalty)]
+
+
+def _read_inputs(graph):
+    """The inputs of a Functional model that its outputs depend on, in their structure."""
+    if not isinstance(graph.input, list | tuple | dict):
+        return graph.input
+    named = graph.input if isinstance(graph.input, dict) else dict(enumerate(graph.input))
+    for name in list(named):
+        others = {other: x for other, x in named.items() if other != name}
+        with contextlib.suppress(ValueError):  # that the outputs cannot be reached from the others
+            keras.Model(list(others.values()), graph.output)
+            named = others
+    if isinstance(graph.input, dict):
+        return named
+    return list(named.values()) if len(named) > 1 else next(iter(named.values()))

@@ -1,0 +1,181 @@
+"""What a tuner builds and trains: a model whose penalties it chooses."""
+
+import collections
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_lgg.checks import invalid, require
+from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.penalties import Penalty, check_penalties
+from keras_lgg.training.penalty_layer import GeometryPenalty
+from keras_lgg.tuning.space import penalty_spaces
+
+# At the top, for the base class; the package imports these modules only where they are asked for.
+kt = require("keras_tuner", "tuner")
+
+
+class PenaltyHyperModel(kt.HyperModel):
+    """Models under penalties whose weights a tuner of KerasTuner searches.
+
+    A weight is one of a list of values, evenly spaced on a log scale, the first of which is 0: so
+    each tuner can try the model without the penalty, and no k, power, alpha or taps of a penalty
+    that is off. In the tuner, the hyperparameters are called ``"<penalty>/weight"``,
+    ``"<penalty>/k"`` and so on.
+
+    Args:
+        build: Function ``build(penalties)``, or ``build(penalties, hp)`` to tune more, such as a
+            learning rate ``hp.Float(...)``, that returns a compiled model which holds all of the
+            penalties, in the order of ``penalties``: in a `GeometryModel` or a `Distiller`, as
+            layers ``GeometryPenalty(penalty.loss, float(penalty.weight))``, or as the loss of
+            ``compile``, with ``loss_weights=float(penalty.weight)`` where its weight is searched.
+        penalties: `Penalty`, or a list of them: the templates of what ``build`` is given.
+        weights: ``(low, high)``, the least weight above 0 and the largest one, or ``(low, high,
+            count)`` with how many there are; by default 4 a decade. ``None`` keeps the weight of
+            the template. A dict from names of penalties gives each its own; others keep theirs.
+        k: List of what to try as the ``k`` of the loss, such as ``[None, 5, 10]``; a dict from
+            names of penalties gives each its own. ``None`` keeps that of the template.
+        power: Likewise.
+        alpha: Likewise.
+        taps: Dict from a name of your own to taps, such as ``{"early": ["h1", "h2"], "late":
+            ["h3", "h4"]}``; a dict of such dicts, by names of penalties, gives each its own.
+        seed: Integer that starts the weights of a model and the order of its batches, through
+            `keras.utils.set_random_seed`: the same for all trials, so that they differ in nothing
+            else, and one more for each further execution of a trial, and where a tuner tries the
+            same values again, as the Bayesian one may. ``None`` sets none.
+
+    Raises:
+        ValueError: If a range or a choice is not of these forms, names no penalty, or is not one
+            that the loss has; in the search, if ``build`` returns no compiled model, or one in
+            which a penalty does not act with its weight.
+
+    Example:
+        >>> import keras, keras_tuner as kt, keras_lgg as lgg
+        >>> def build(penalties):
+        ...     layers = [keras.layers.Dense(8, name=name) for name in ("h1", "h2")]
+        ...     model = lgg.GeometryModel(keras.Sequential([keras.Input((4,)), *layers]), penalties)
+        ...     model.compile("adam", "mse")
+        ...     return model
+        >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["h1", "h2"])
+        >>> hyper = lgg.tuning.PenaltyHyperModel(build, penalty, weights=(0.1, 10, 3), k=[None, 5])
+        >>> hp = kt.HyperParameters()
+        >>> _ = hyper.build(hp)  # a tuner does this: kt.RandomSearch(hyper, ...)
+        >>> [parameter.name for parameter in hp.space]
+        ['graph_variation/weight', 'graph_variation/k']
+        >>> hp.space[0].values
+        [0.0, 0.1, 1.0, 10.0]
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., keras.Model],
+        penalties: Penalty | Sequence[Penalty],
+        *,
+        weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
+        k: Sequence | Mapping[str, Sequence] | None = None,
+        power: Sequence | Mapping[str, Sequence] | None = None,
+        alpha: Sequence | Mapping[str, Sequence] | None = None,
+        taps: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(build):
+            raise invalid("build", "a function build(penalties)", repr(build))
+        if not penalties:
+            raise invalid("penalties", "at least one lgg.Penalty", repr(penalties))
+        self._build_model = build
+        self._seed = seed
+        self._times_trained = collections.Counter()
+        self._spaces = penalty_spaces(
+            check_penalties(penalties),
+            {"weights": weights, "k": k, "power": power, "alpha": alpha, "taps": taps},
+        )
+
+    def build(self, hp: kt.HyperParameters) -> keras.Model:
+        """A model as ``build`` makes it, with fresh penalties as `hp` chooses them."""
+        self._set_seed(hp)
+        penalties = self.penalties(hp)
+        takes_hp = "hp" in inspect.signature(self._build_model).parameters
+        model = self._build_model(penalties, **({"hp": hp} if takes_hp else {}))
+        _check_model(model, penalties)
+        if model.built and model.optimizer is not None and not model.optimizer.built:
+            # KerasTuner loads checkpoints, whose optimizer has variables, before any training.
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    def fit(self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`, with the batches in the order that the seed gives."""
+        self._set_seed(hp)
+        self._times_trained[_key(hp)] += 1
+        return super().fit(hp, model, *args, **kwargs)
+
+    def penalties(self, hp: kt.HyperParameters) -> list[Penalty]:
+        """Fresh copies of the penalties, as `hp` chooses them."""
+        return [space.penalty(hp) for space in self._spaces]
+
+    def weights(self, hp: kt.HyperParameters) -> dict[str, float]:
+        """The weight of each penalty by its name, as `hp` chooses it; but for balanced ones."""
+        chosen = {space.template.name: space.choose(hp)[0] for space in self._spaces}
+        return {name: weight for name, weight in chosen.items() if weight != "balanced"}
+
+    def others(self, hp: kt.HyperParameters) -> dict[str, Any]:
+        """All that `hp` chooses but the weights, by hyperparameter; of taps, their name."""
+        chosen = {}
+        for space in self._spaces:
+            for argument, label in space.choose(hp)[1].items():
+                value = label if argument == "taps" else space.options[argument][label]
+                chosen[f"{space.template.name}/{argument}"] = value
+        ours = {name for space in self._spaces for name in space.names}
+        return {**chosen, **{name: v for name, v in hp.values.items() if name not in ours}}
+
+    def _set_seed(self, hp):
+        # Counted, as KerasTuner does not say which of several executions of a trial it builds for.
+        if self._seed is not None:
+            keras.utils.set_random_seed(self._seed + self._times_trained[_key(hp)])
+
+
+def _key(hp):
+    """What tells trials apart, to count how often each was trained."""
+    return tuple(sorted(hp.values.items()))
+
+
+def _check_model(model, penalties):
+    """Raise where the model cannot be trained, or a penalty does nothing or not as weighted."""
+    if not isinstance(model, keras.Model) or not model.compiled:
+        received = f"a {type(model).__name__}"
+        received += " that is not compiled" if isinstance(model, keras.Model) else ""
+        # A fatal error ends a search; any other is a trial that failed.
+        raise kt.errors.FatalValueError(
+            "Invalid value for argument `build`. Expected a function that returns a compiled "
+            f"keras.Model. Received: one that returned {received}."
+        )
+    acting = list(_acting(model))
+    for penalty in penalties:
+        weights = [weight for loss, weight in acting if loss is penalty.loss]
+        if not any(math.isclose(w, penalty.weight, rel_tol=1e-5) for w in weights):
+            found = f"it with the weights {weights}" if weights else "a model without its loss"
+            raise kt.errors.FatalValueError(
+                f"The penalty '{penalty.name}' does not act with its weight. Expected each of "
+                "the penalties that build(penalties) is given in the model that it returns: in "
+                "lgg.GeometryModel(base, penalties) or lgg.Distiller, as "
+                "lgg.layers.GeometryPenalty(penalty.loss, float(penalty.weight)), or as "
+                "compile(loss=penalty.loss, loss_weights=float(penalty.weight)). Received: "
+                f"{found}."
+            )
+
+
+def _acting(model):
+    """Each loss in a model that may be one of a penalty, with its weight."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, PenalizedModel):
+            yield from ((penalty.loss, float(penalty.weight)) for penalty in layer.penalties)
+        elif isinstance(layer, GeometryPenalty):
+            yield layer.loss, float(layer.weight)
+    losses = keras.tree.flatten(model.loss)
+    weights = keras.tree.flatten(model.get_compile_config().get("loss_weights"))
+    if weights == [None]:
+        weights = [1.0] * len(losses)
+    yield from zip(losses, weights, strict=False)

@@ -1,0 +1,135 @@
+"""Replicas: several devices train the weights that one device does."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+from autodiff import BACKEND
+from backends import ONE_DEVICE, needs
+
+if BACKEND == "torch":
+    pytest.skip(ONE_DEVICE, allow_module_level=True)
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_training.py"
+EXAMPLE = SCRIPT.parent.parent / "examples" / "data_parallel.py"
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Where the first script leaves the trainings on one device for the others."""
+    return "--known", tmp_path_factory.mktemp("replicas") / "one_device.pickle"
+
+
+def trainings(*arguments):
+    return json.loads(outputs([start(SCRIPT, *arguments)])[0][-1])
+
+
+def start(script, *arguments):
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outputs(processes):
+    """The lines that each process prints, which run at the same time."""
+    lines = []
+    for process in processes:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+        lines.append(output.splitlines())
+    return lines
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def assert_as_one_device(report, count):
+    assert len(report) == count
+    for name, case in report.items():
+        assert case["apart"] < 1e-5, name
+        one, several = case["logs"]
+        if name != "layer":  # Keras logs the losses of layers once a replica
+            assert several == pytest.approx(one, rel=1e-4), name
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_graphs_span_the_global_batch(count, known):
+    assert_as_one_device(trainings(count, *known), 14)
+
+
+@needs("batches that replicas share unevenly")
+def test_an_uneven_last_batch():
+    report = trainings(2, "--samples", 59)
+    assert len(report) == 3
+    assert all(case["apart"] < 1e-5 for case in report.values()), report
+
+
+def test_local_graphs_are_others(known):
+    report = trainings(2, "--local", *known)
+    assert len(report) == 11
+    for name, case in report.items():
+        assert case["apart"] > 5e-5, name
+
+
+@needs("several devices, `keras.distribution`")
+def test_sharded_weights(known):
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 14)
+
+
+@needs("several processes, `fit`")
+@pytest.mark.parametrize("local", [[], ["--local"]], ids=["global", "local"])
+def test_two_processes(local, known):
+    port = free_port()
+    both = [start(SCRIPT, 2, *local, *known, "--process", i, "--port", port) for i in range(2)]
+    for lines in outputs(both):
+        report = json.loads(lines[-1])
+        if local:
+            assert all(case["apart"] > 5e-5 for case in report.values()), report
+        else:
+            assert_as_one_device(report, 14)
+
+
+def printed(lines):
+    """What the example says, by the first word of its lines."""
+    return dict(line.split(maxsplit=1) for line in lines if not line.startswith("[Gloo]"))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return printed(outputs([start(EXAMPLE, "--quick")])[0])
+
+
+class TestExample:
+    def test_several_devices(self, one_device):
+        found = printed(outputs([start(EXAMPLE, "--quick", "--devices", 2)])[0])
+        assert ":1; batches of 128" in found["ran"]
+        for line in ("accuracy", "penalty", "weights"):
+            assert found[line] == one_device[line]
+
+    def test_two_processes(self, one_device):
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+        several = ["--quick", "--addresses", *addresses]
+        lines = outputs([start(EXAMPLE, *several, "--process", i) for i in range(2)])
+        found = printed(lines[0])
+        assert "of 2 processes; batches of 128" in found["ran"]
+        for line in ("accuracy", "penalty", "weights"):
+            assert found[line] == one_device[line]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--process", 1], "expected 0 to 0, by the 0 of --addresses"),
+            (["--process", 2, "--addresses", "a:1", "b:1"], "expected 0 to 1"),
+            (["--devices", 3], "does not split evenly"),
+        ],
+    )
+    def test_errors(self, arguments, message):
+        process = start(EXAMPLE, *arguments)
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert message in errors
