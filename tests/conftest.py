@@ -4,13 +4,72 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
+# What compiles a test's small programs need not make them fast, and small tensors gain nothing
+# from threads, which would wait for each other's cores.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+    " --xla_cpu_use_fusion_emitters=false",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import numpy as np
 import pytest
 
-# Scripts that tests start in processes of their own.
-collect_ignore = ["support"]
+collect_ignore = ["support"]  # among it scripts that tests start in processes of their own
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run what is left to CI, too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "ci: takes long; run by --all, or where its file is named")
+    # TensorFlow says that tf.data stays as it is where functions run eagerly.
+    config.addinivalue_line("filterwarnings", "ignore:Even though the:UserWarning")
+
+
+def is_named(config):
+    """Whether the command names files or tests, in place of folders or nothing."""
+    return any(".py" in argument for argument in config.invocation_params.args)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all") or is_named(config):
+        return
+    left = [item for item in items if item.get_closest_marker("ci")]
+    items[:] = [item for item in items if not item.get_closest_marker("ci")]
+    config.hook.pytest_deselected(items=left)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    # One file is done before two processes have started.
+    return 0 if is_named(config) else None
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--all") or is_named(config):
+        return
+    terminalreporter.write_line(
+        "Left to CI: compiled programs, examples, documentation, benchmarks, several devices. "
+        "To run these, too: python -m pytest --all"
+    )
+
+
+@pytest.fixture(autouse=True)
+def eagerly(request):
+    """TensorFlow runs functions as they are, but for what is left to CI.
+
+    To trace and compile a training step takes seconds; to take it a few times does not. On JAX
+    all steps are compiled.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(not request.node.get_closest_marker("ci"))
 
 
 @pytest.fixture(autouse=True)

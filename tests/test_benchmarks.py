@@ -12,6 +12,7 @@ from benchmarks import losses, memory, projections, steps, timing
 from keras_lgg import graphs
 from keras_lgg import losses as ours
 
+pytestmark = pytest.mark.ci
 LARGE = 512
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from autodiff import MODES, value
+from autodiff import ALL_MODES, value
 
 import keras_lgg as lgg
 
@@ -17,7 +17,7 @@ def orthogonality_error(kernel):
     return np.abs(np.linalg.svd(w, compute_uv=False) - 1).max()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_is_the_published_step(shape, mode, rng):
     kernel = rng.normal(size=shape).astype("float32")

@@ -108,6 +108,7 @@ def site(tmp_path_factory):
     return {path: Page(path) for path in (folder / "html").rglob("*.html")}
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the site is built once")
 def test_the_site_is_built_whole(site):
     root = min(site, key=lambda path: len(path.parts)).parent

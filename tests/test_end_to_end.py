@@ -6,6 +6,7 @@ import re
 import pytest
 from autodiff import BACKEND
 
+pytestmark = pytest.mark.ci
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -16,6 +16,7 @@ from autodiff import BACKEND
 from keras_lgg.robustness.perturbations import DataPerturbation
 
 # An example is Keras code that any backend runs; to run each on all would double the suite's time.
+pytestmark = pytest.mark.ci
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="examples run on one backend")
 ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="examples run on one backend")
 NOT_ON_JAX = pytest.mark.skipif(

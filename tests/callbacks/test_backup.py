@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from autodiff import BACKEND
 
+pytestmark = pytest.mark.ci
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted_training.py"
 STEPS = 36  # of a training from beginning to end
 

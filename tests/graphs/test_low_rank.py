@@ -5,7 +5,16 @@ import functools
 import numpy as np
 import pytest
 import reference
-from autodiff import BACKEND, FEW_MODES, MODES, differentiable, precision, value, value_and_grads
+from autodiff import (
+    ALL_MODES,
+    BACKEND,
+    FEW_MODES,
+    MODES,
+    differentiable,
+    precision,
+    value,
+    value_and_grads,
+)
 from backends import FLOAT64
 from keras import ops
 
@@ -268,7 +277,7 @@ def test_the_cheaper_form_is_taken():
 
 
 @FLOAT64
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("kind", ["normal", "zero rows", "1e18", "1e-14"])
 def test_products_without_pairs(kind, mode, rng):
     x, z = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from autodiff import BACKEND, FEW_MODES, MODES, value, value_and_grads
+from autodiff import ALL_MODES, BACKEND, FEW_MODES, value, value_and_grads
 from backends import FLOAT64
 from keras import ops
 
@@ -118,7 +118,7 @@ def test_automatic_blocks():
     assert rows_of_block(unknown, 7) == 7
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_the_search_of_neighbours_fits_the_compiler(mode):
     """XLA on a CPU would sort for a top-k, twenty times slower than halving the interval."""
     found = []

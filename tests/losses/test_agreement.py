@@ -12,7 +12,10 @@ import pytest
 from autodiff import BACKEND
 
 SCRIPT = pathlib.Path(loss_values.__file__)
-pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="compared from TensorFlow")
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(BACKEND != "tensorflow", reason="compared from TensorFlow"),
+]
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -14,7 +14,7 @@ if BACKEND == "torch":
     pytest.skip(ONE_DEVICE, allow_module_level=True)
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_training.py"
-EXAMPLE = SCRIPT.parent.parent / "examples" / "data_parallel.py"
+EXAMPLE = SCRIPT.parents[2] / "examples" / "data_parallel.py"
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +57,25 @@ def assert_as_one_device(report, count):
             assert several == pytest.approx(one, rel=1e-4), name
 
 
+def test_a_graph_spans_two_replicas():
+    assert_as_one_device(trainings(2, "--only", "graph_smoothness", "graph_variation"), 2)
+
+
+@pytest.mark.ci
 @pytest.mark.parametrize("count", [2, 4])
 def test_graphs_span_the_global_batch(count, known):
     assert_as_one_device(trainings(count, *known), 14)
 
 
+@pytest.mark.ci
 @needs("batches that replicas share unevenly")
 def test_an_uneven_last_batch():
-    report = trainings(2, "--samples", 59)
+    report = trainings(2, "--samples", 59, "--xla")
     assert len(report) == 3
     assert all(case["apart"] < 1e-5 for case in report.values()), report
 
 
+@pytest.mark.ci
 def test_local_graphs_are_others(known):
     report = trainings(2, "--local", *known)
     assert len(report) == 11
@@ -76,11 +83,13 @@ def test_local_graphs_are_others(known):
         assert case["apart"] > 5e-5, name
 
 
+@pytest.mark.ci
 @needs("several devices, `keras.distribution`")
 def test_sharded_weights(known):
     assert_as_one_device(trainings(4, "--model-parallel", *known), 14)
 
 
+@pytest.mark.ci
 @needs("several processes, `fit`")
 @pytest.mark.parametrize("local", [[], ["--local"]], ids=["global", "local"])
 def test_two_processes(local, known):
@@ -104,6 +113,7 @@ def one_device():
     return printed(outputs([start(EXAMPLE, "--quick")])[0])
 
 
+@pytest.mark.ci
 class TestExample:
     def test_several_devices(self, one_device):
         found = printed(outputs([start(EXAMPLE, "--quick", "--devices", 2)])[0])

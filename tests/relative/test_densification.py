@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from autodiff import BACKEND, MODES, to_numpy, value, value_and_grads, values
+from autodiff import ALL_MODES, BACKEND, MODES, to_numpy, value, value_and_grads, values
 from backends import FLOAT64
 from cases import LABELS, batch
 from keras import layers
@@ -28,7 +28,7 @@ def expected_loss(x, labels=None, beta=8.0):
 
 
 class TestAgainstReference:
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_one_class_and_several(self, mode):
         x = batch("signed")
         options = [(None, 0.5), (None, 8.0), (LABELS, 1.5)]

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from autodiff import BACKEND, FEW_MODES, MODES, value, value_and_grads, values
+from autodiff import ALL_MODES, BACKEND, FEW_MODES, MODES, marked, value, value_and_grads, values
 from backends import FLOAT64
 from keras import ops
 
@@ -319,7 +319,7 @@ class TestDegenerate:
         expected = reference.relative_codes(x, anchors, "euclidean")
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("mode", [m for m in MODES if m != "graph"])
+    @pytest.mark.parametrize("mode", marked(m for m in MODES if m != "graph"))
     def test_anchors_that_do_not_span_are_whitened_on_their_axes(self, mode):
         x, anchors = spaces(dtype=WIDEST)
         x, anchors = (v.reshape(len(v), WIDTH).copy() for v in (x, anchors))
@@ -339,7 +339,7 @@ class TestDegenerate:
 class TestInBlocks:
     """Differences of every pair, of some anchors at a time."""
 
-    @pytest.mark.parametrize("mode", [m for m in MODES if m != "graph"])
+    @pytest.mark.parametrize("mode", marked(m for m in MODES if m != "graph"))
     @pytest.mark.parametrize("similarity", ["l1", "lp"])
     def test_as_at_once(self, similarity, mode, monkeypatch):
         x, anchors = spaces()
@@ -515,7 +515,7 @@ class TestQuantize:
         ]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_rounding_passes_the_gradient_on(self, mode):
         _, (gradient,) = value_and_grads(
             lambda c: 3 * relative.quantize(c, bin_size=0.3) ** 2, [self.CODES], mode

@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
 
@@ -13,8 +14,17 @@ MODES = {
     "jax": ["eager", "jit"],
     "torch": ["eager"],
 }[BACKEND]
-# Compiled, where there is a compiler: what costs minutes runs eagerly in other tests.
-FEW_MODES = MODES[1:] or MODES
+
+
+def marked(modes):
+    """Modes as parameters of tests: what TensorFlow compiles is left to CI."""
+    left = ("graph", "xla")
+    return [pytest.param(m, marks=[pytest.mark.ci] if m in left else []) for m in modes]
+
+
+ALL_MODES = marked(MODES)
+# What costs minutes runs eagerly in other tests where it is compiled cheaply.
+FEW_MODES = marked(MODES if BACKEND == "tensorflow" else MODES[-1:])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ python tests/support/backends.py    # prints the table
 
 import keras
 import pytest
-from autodiff import MODES
+from autodiff import MODES, marked
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 NO_XLA = "Keras takes torch.compile, which gives the same numbers after a minute: not in the suite"
@@ -51,8 +51,14 @@ def needs(feature):
 FLOAT64 = needs("float64 representations")
 # Dtypes with the modes of `autodiff`. One shows float64; an open batch size has tests of its own.
 DTYPES_AND_MODES = [
-    *[("float32", mode) for mode in MODES if mode != "graph"],
-    pytest.param("float64", MODES[-1], marks=FLOAT64),
+    *[
+        pytest.param("float32", *mode.values, marks=mode.marks)
+        for mode in marked(mode for mode in MODES if mode != "graph")
+    ],
+    *[
+        pytest.param("float64", *mode.values, marks=[FLOAT64, *mode.marks])
+        for mode in marked(MODES[-1:])
+    ],
 ]
 
 

@@ -23,6 +23,8 @@ PARSER.add_argument("--local", action="store_true", help="with global_graph=Fals
 PARSER.add_argument("--process", type=int, help="of as many processes as replicas, on JAX")
 PARSER.add_argument("--port", type=int, help="where the first process listens")
 PARSER.add_argument("--model-parallel", action="store_true", help="weights sharded, on JAX")
+PARSER.add_argument("--only", nargs="+", help="names of cases")
+PARSER.add_argument("--xla", action="store_true", help="compile as Keras does by default")
 PARSER.add_argument("--known", help="file of the trainings on one device, written if missing")
 ARGS = PARSER.parse_args()
 REPLICAS, SAMPLES, GLOBAL = ARGS.replicas, ARGS.samples, not ARGS.local
@@ -149,7 +151,7 @@ def distribution():
 def train(build, loss, *, split=False):
     """The weights and the last logs; with ``split``, each process brings its part of a batch."""
     model = build()
-    model.compile(keras.optimizers.SGD(0.003), loss)
+    model.compile(keras.optimizers.SGD(0.003), loss, jit_compile="auto" if ARGS.xla else False)
     if BACKEND == "tensorflow":
         arguments = {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)}
     else:
@@ -173,6 +175,8 @@ def main():
     if path and path.exists():
         known = pickle.loads(path.read_bytes())
     for name, build, loss in cases():
+        if ARGS.only and name not in ARGS.only:
+            continue
         if name not in known:
             known[name] = train(build, loss)
         one, one_logs = known[name]

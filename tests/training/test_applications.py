@@ -14,6 +14,7 @@ from keras import layers
 import keras_lgg as lgg
 
 # What compiles on JAX here shows that it does; the rest would take a minute more.
+pytestmark = pytest.mark.ci
 SLOW_ON_JAX = pytest.mark.skipif(BACKEND == "jax", reason="XLA takes half a minute to compile it")
 
 Y = np.arange(20) % 10
