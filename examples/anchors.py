@@ -217,14 +217,10 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, count, seed``; values in %."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
-    drawing = draw(args, frame)
-    common.finish(args, "anchors", frame, tabulate(args, frame), drawing, explain(args))
-    return frame
+    return common.run(parse(argv), run_seed, tables, draw, explain)
 
 
-def tabulate(args, frame):
+def tables(args, frame):
     """Some of the counts, and the normalisations."""
     counts, variants = frame["count"], frame["variant"]
     baseline, methods = variants == ABSOLUTE, variants.isin(METHODS)

@@ -178,15 +178,11 @@ TASKS = {
 }
 
 
-def tables(frame):
-    parts = frame["metric"].str.partition(": ")
-    return {
-        kind: common.summary(frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric")
-        for kind in (SCORE, WEIGHT)
-    }
+def tables(args, frame):
+    return common.summaries(frame, (SCORE, WEIGHT))
 
 
-def draw(frame):
+def draw(args, frame):
     """Each application's accuracy, by variant."""
     figure, axes = common.figure(1, 3, (9, 3.2))
     variants = list(dict.fromkeys(frame["variant"]))
@@ -214,10 +210,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
-    common.finish(args, "balanced_weights", frame, tables(frame), draw(frame), explain(args))
-    return frame
+    return common.run(parse(argv), run_seed, tables, draw, explain)
 
 
 def explain(args):

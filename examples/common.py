@@ -32,6 +32,7 @@ def parser(doc, name, *, epochs, batch_size):
     options = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    options.set_defaults(example=name)
     add = options.add_argument
     add("--data", default="mnist", help="digits, or a name of TensorFlow Datasets")
     add("--data-dir", help="folder of TensorFlow Datasets (by default TFDS_DATA_DIR)")
@@ -46,6 +47,32 @@ def parser(doc, name, *, epochs, batch_size):
     add("--record", metavar="PATH", help="write table and figure into this Markdown page")
     add("--note", default="", help="a sentence for the record, such as where the data is from")
     return options
+
+
+def run(args, run_seed, tables, draw, explain, *, pictures=()):
+    """What an example does: every seed, then its tables, its figure and, where asked, its record.
+
+    Args:
+        args: The options.
+        run_seed: As `run_seeds` takes it.
+        tables: ``tables(args, frame)`` is a dict from captions to tables of texts.
+        draw: ``draw(args, frame)`` is the matplotlib figure.
+        explain: ``explain(args)`` is Markdown that says what the numbers mean.
+        pictures: Names of further pictures, which lie in the folder of the output already.
+
+    Returns:
+        The table of `run_seeds`.
+    """
+    frame = run_seeds(run_seed, args)
+    finish(args, frame, tables(args, frame), draw(args, frame), explain(args), pictures=pictures)
+    return frame
+
+
+def select(args, run_seed, caption, conclude):
+    """What an example does with --select: every seed, a table, and ``conclude(frame)`` of it."""
+    frame = run_seeds(run_seed, args)
+    finish_selection(args, frame, caption, conclude(frame))
+    return frame
 
 
 def run_seeds(run_seed, args):
@@ -175,6 +202,15 @@ def summary(frame, rows, columns, *, digits=1):
     return table.fillna("")
 
 
+def summaries(frame, kinds=None):
+    """A table for each kind of metric, where a metric's name is ``"kind: column"``."""
+    parts = frame["metric"].str.partition(": ")
+    return {
+        kind: summary(frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric")
+        for kind in kinds or dict.fromkeys(parts[0])
+    }
+
+
 def markdown(table):
     lines = ["| " + " | ".join(["", *map(str, table.columns)]) + " |"]
     lines.append("| --- " * (1 + len(table.columns)) + "|")
@@ -194,76 +230,66 @@ def figure(rows, columns, size, **kwargs):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
 
 
-def finish(args, name, frame, tables, drawing, explanation, *, pictures=()):
-    """Print the tables, write the figure, and record both where asked.
-
-    Args:
-        args: The options.
-        name: Of the example, such as "distillation".
-        frame: What `run_seeds` returned.
-        tables: Dict from a caption to a table of texts.
-        drawing: The matplotlib figure.
-        explanation: Markdown that says what the numbers mean.
-        pictures: Names of further pictures, which lie in the folder of the output already.
-    """
+def finish(args, frame, tables, drawing, explanation, *, pictures=()):
+    """Print the tables, write the figure, and record both where asked: see `run`."""
     for caption, table in tables.items():
         print(f"\n{caption}\n{table.to_string()}")
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(name, args)}.png"
+    path = folder / f"{slug(args)}.png"
     if drawing.get_layout_engine() is None:  # those of lgg.plots have one
         drawing.tight_layout()
     drawing.savefig(path, dpi=150)
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
         page = pathlib.Path(args.record)
-        picture = page.parent / f"results_{slug(name, args)}.png"
+        picture = page.parent / f"results_{slug(args)}.png"
         drawing.savefig(picture, dpi=150)
         copies = [f"{picture.stem}_{other}.png" for other in pictures]
         for other, copy in zip(pictures, copies, strict=True):
-            shutil.copy(folder / f"{slug(name, args)}_{other}.png", page.parent / copy)
-        text = _section(args, name, frame, tables, [picture.name, *copies], explanation)
-        record(page, slug(name, args), text)
+            shutil.copy(folder / f"{slug(args)}_{other}.png", page.parent / copy)
+        text = _section(args, frame, tables, [picture.name, *copies], explanation)
+        record(page, slug(args), text)
 
 
-def finish_selection(args, name, frame, caption, conclusion):
+def finish_selection(args, frame, caption, conclusion):
     """Print what --select compared on the validation split, and record it where asked."""
     table = summary(frame, "variant", "metric")
     print(f"\n{caption}\n{table.to_string()}\n\n{conclusion}")
     if args.record:
-        title = f"{_title(args, name)}, how its settings were chosen"
+        title = f"{_title(args)}, how its settings were chosen"
         text = "\n\n".join(
             [
                 f"## {title}",
-                *_how(args, name, frame),
+                *_how(args, frame),
                 f"**{caption}**",
                 markdown(table),
                 conclusion,
             ]
         )
-        record(pathlib.Path(args.record), f"{slug(name, args)}_selection", text)
+        record(pathlib.Path(args.record), f"{slug(args)}_selection", text)
 
 
-def slug(name, args):
+def slug(args):
     """What the files of an example's results are called."""
-    return "_".join([name, *args.subject])
+    return "_".join([args.example, *args.subject])
 
 
-def _title(args, name):
-    return f"{name.replace('_', ' ').capitalize()}: {', '.join(args.subject)}"
+def _title(args):
+    return f"{args.example.replace('_', ' ').capitalize()}: {', '.join(args.subject)}"
 
 
-def _section(args, name, frame, tables, pictures, explanation):
-    parts = [f"## {_title(args, name)}", *_how(args, name, frame), explanation]
-    parts += [f"![{name}, {', '.join(args.subject)}]({picture})" for picture in pictures]
+def _section(args, frame, tables, pictures, explanation):
+    parts = [f"## {_title(args)}", *_how(args, frame), explanation]
+    parts += [f"![{args.example}, {', '.join(args.subject)}]({picture})" for picture in pictures]
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     return "\n\n".join(parts)
 
 
-def _how(args, name, frame):
+def _how(args, frame):
     """The command, and on what it ran."""
-    command = shlex.join(["python", f"examples/{name}.py", *args.argv])
+    command = shlex.join(["python", f"examples/{args.example}.py", *args.argv])
     last = args.seed + args.seeds - 1
     seeds = f"Seeds {args.seed} to {last}; mean ± standard deviation over them."
     if args.seeds == 1:

@@ -236,7 +236,7 @@ def accuracies(frame):
     return common.summary(best.assign(value=100 * best["value"]), "network", "training")
 
 
-def draw(frame):
+def draw(args, frame):
     """The first seed: every run at its best, and the epochs of three."""
     table, reference = by_epoch(frame[frame["seed"] == frame["seed"].min()].dropna())
     others = table.drop(reference, level="variant")
@@ -313,16 +313,16 @@ def main(argv=None):
 
     Rows with an epoch are of a run, as shares; those without one are correlations.
     """
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
+    return common.run(parse(argv), run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
     correlated = frame[frame["epoch"].isna()]
     caption = "Pearson's r of validation accuracy and similarity to the reference, over the"
-    tables = {
+    return {
         caption: common.summary(correlated, "variant", "metric", digits=2),
         "Best validation accuracy of a run, in %": accuracies(frame),
     }
-    common.finish(args, "compare_spaces", frame, tables, draw(frame), explain(args))
-    return frame
 
 
 def explain(args):

@@ -117,7 +117,7 @@ def conclude(frame):
     return f"Chosen, by the smallest mean error: {'; '.join(best)}."
 
 
-def draw(frame):
+def draw(args, frame):
     figure, axes = common.figure(1, 2, (9, 3.4))
     for axis, metric in zip(axes[0], ["error (%)", "agrees with the teacher (%)"], strict=True):
         rows = frame[frame["metric"] == metric]
@@ -150,16 +150,16 @@ def parse(argv):
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
     args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
     if args.select:
-        common.finish_selection(args, "distillation", frame, "Validation split", conclude(frame))
-        return frame
+        return common.select(args, run_seed, "Validation split", conclude)
+    return common.run(args, run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
     table = common.summary(frame, "variant", "metric")
     if args.data == "cifar10":
         table["published error (%)"] = [PUBLISHED.get(variant, "") for variant in table.index]
-    caption = "Test split"
-    common.finish(args, "distillation", frame, {caption: table}, draw(frame), explain(args))
-    return frame
+    return {"Test split": table}
 
 
 def explain(args):

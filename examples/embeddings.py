@@ -140,7 +140,7 @@ def conclude(frame):
     return f"Chosen, by the smallest mean of the four errors: {best}."
 
 
-def draw(args):
+def draw(args, frame):
     """The test embeddings of the first seed on their two principal axes."""
     variants = [CROSS_ENTROPY, SMOOTHNESS, TARGET]
     figure, axes = common.figure(1, len(variants), (12, 4))
@@ -178,15 +178,13 @@ def parse(argv):
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; errors in %."""
     args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
     if args.select:
-        caption = "Errors on validation, in %"
-        common.finish_selection(args, "embeddings", frame, caption, conclude(frame))
-        return frame
-    table = common.summary(frame, "variant", "metric")
-    tables = {"Errors on the test split, in %": table}
-    common.finish(args, "embeddings", frame, tables, draw(args), explain(args))
-    return frame
+        return common.select(args, run_seed, "Errors on validation, in %", conclude)
+    return common.run(args, run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
+    return {"Errors on the test split, in %": common.summary(frame, "variant", "metric")}
 
 
 def explain(args):

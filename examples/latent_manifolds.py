@@ -101,7 +101,7 @@ def keep(args, report):
     print(f"\n{report}\n", flush=True)
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / common.slug("latent_manifolds", args)
+    stem = folder / common.slug(args)
     pathlib.Path(f"{stem}_report.md").write_text(report.to_markdown())
     pathlib.Path(f"{stem}_report.json").write_text(report.to_json())
     for name in FIGURES:
@@ -132,16 +132,11 @@ def measured(manifold):
     ]
 
 
-def tables(frame):
-    """A table of texts for each kind of metric."""
-    parts = frame["metric"].str.partition(": ")
-    return {
-        kind: common.summary(rows.assign(metric=parts[2]), "variant", "metric")
-        for kind, rows in frame.groupby(parts[0], sort=False)
-    }
+def tables(args, frame):
+    return common.summaries(frame)
 
 
-def draw(frame):
+def draw(args, frame):
     """PSNR, dimension and angle against the noise: means over the seeds, with their spread."""
     figure, axes = common.figure(1, 3, (11, 3.2))
     labels = {PSNR: "PSNR to the clean image (dB)", DIMENSION: "dimension", ANGLE: "degrees"}
@@ -188,18 +183,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
-    common.finish(
-        args,
-        "latent_manifolds",
-        frame,
-        tables(frame),
-        draw(frame),
-        explain(args),
-        pictures=FIGURES,
-    )
-    return frame
+    return common.run(parse(argv), run_seed, tables, draw, explain, pictures=FIGURES)
 
 
 def explain(args):

@@ -137,7 +137,7 @@ def conclude(frame):
     return f"Chosen, by the smallest mean error: {'; '.join(best)}."
 
 
-def draw(frame):
+def draw(args, frame):
     """Errors by variant, with each seed."""
     metrics = [OWN, TEACHERS]
     figure, axes = common.figure(1, 2, (9, 3))
@@ -167,14 +167,13 @@ def parse(argv):
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; errors in %."""
     args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
     if args.select:
-        caption = "Errors on validation, in %"
-        common.finish_selection(args, "relative_distillation", frame, caption, conclude(frame))
-        return frame
-    tables = {"Errors on the test split, in %": common.summary(frame, "variant", "metric")}
-    common.finish(args, "relative_distillation", frame, tables, draw(frame), explain(args))
-    return frame
+        return common.select(args, run_seed, "Errors on validation, in %", conclude)
+    return common.run(args, run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
+    return {"Errors on the test split, in %": common.summary(frame, "variant", "metric")}
 
 
 def explain(args):

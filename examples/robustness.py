@@ -225,13 +225,14 @@ def conclude(frame):
     )
 
 
-def draw(frame, levels):
+def draw(args, frame):
     figure, axes = common.figure(1, 4, (13, 3.4))
+    snr, epsilons = (levels(args)[name] for name in ("snr", "epsilons"))
     steps = {
-        "Gaussian noise": ("SNR (dB)", levels["snr"], "dB"),
+        "Gaussian noise": ("SNR (dB)", snr, "dB"),
         "dropped units": ("share of the units dropped (%)", [100 * rate for rate in RATES], "%"),
         "quantized weights": ("bits of a weight", BITS, "bits"),
-        "PGD L-inf": ("L∞ radius (1/255)", levels["epsilons"], None),
+        "PGD L-inf": ("L∞ radius (1/255)", epsilons, None),
     }
     for axis, (name, (label, severities, unit)) in zip(axes[0], steps.items(), strict=True):
         clean = 0 if unit is None or unit == "%" else None
@@ -282,18 +283,15 @@ def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; accuracies in %."""
     args = parse(argv)
     if args.select is not None:
-        frame = common.run_seeds(select_seed, args)
-        caption = "Accuracy on validation, in %"
-        common.finish_selection(args, "robustness", frame, caption, conclude(frame))
-        return frame
-    frame = common.run_seeds(run_seed, args)
-    table = common.summary(frame, "metric", "variant")
-    published = common.pd.DataFrame(PUBLISHED, index=VARIANTS).T
-    tables = {"Accuracy on the test split, in %": table}
+        return common.select(args, select_seed, "Accuracy on validation, in %", conclude)
+    return common.run(args, run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
+    found = {"Accuracy on the test split, in %": common.summary(frame, "metric", "variant")}
     if args.data == "cifar10":
-        tables["Published, in %"] = published
-    common.finish(args, "robustness", frame, tables, draw(frame, levels(args)), explain(args))
-    return frame
+        found["Published, in %"] = common.pd.DataFrame(PUBLISHED, index=VARIANTS).T
+    return found
 
 
 def explain(args):

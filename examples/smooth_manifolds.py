@@ -116,12 +116,8 @@ def measured(manifold):
     ]
 
 
-def tables(frame):
-    parts = frame["metric"].str.partition(": ")
-    return {
-        kind: common.summary(frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric")
-        for kind in SHOWN
-    }
+def tables(args, frame):
+    return common.summaries(frame, SHOWN)
 
 
 def draw(args, frame):
@@ -169,10 +165,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
-    common.finish(args, "smooth_manifolds", frame, tables(frame), draw(args, frame), explain(args))
-    return frame
+    return common.run(parse(argv), run_seed, tables, draw, explain)
 
 
 def explain(args):

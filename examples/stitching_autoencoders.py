@@ -225,7 +225,7 @@ def save_pictures(args, models, images, kind):
     np.savez(folder / f"{args.data}_{kind}.npz", **pictures)
 
 
-def draw(args):
+def draw(args, frame):
     """Rows of reconstructions, of the first seed."""
     figure, axes = common.figure(1, len(args.kinds), (1.5 + 3.5 * len(args.kinds), 1.9))
     for axis, kind in zip(axes[0], args.kinds, strict=True):
@@ -251,12 +251,12 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
+    return common.run(parse(argv), run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
     table = common.summary(frame, "variant", "metric")
-    tables = {"Reconstruction and understanding, on the test split": table}
-    common.finish(args, "stitching_autoencoders", frame, tables, draw(args), explain(args))
-    return frame
+    return {"Reconstruction and understanding, on the test split": table}
 
 
 def explain(args):

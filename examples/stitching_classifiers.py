@@ -132,7 +132,7 @@ def stitched(models, test):
     return rows
 
 
-def draw(frame):
+def draw(args, frame):
     """The accuracy matrices, means over the seeds."""
     spaces = [RELATIVE, POST_HOC, ABSOLUTE, PERMUTED]
     figure, axes = common.figure(1, len(spaces), (11, 3.8))
@@ -164,11 +164,13 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; accuracies in %."""
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
+    return common.run(parse(argv), run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
     means = frame[~frame["metric"].str.contains("→")]
     pairs = frame[frame["metric"].str.contains("→") & (frame["variant"] == RELATIVE)]
-    tables = {
+    return {
         "Accuracy on the test split, in %": common.summary(means, "variant", "metric"),
         "Relative, each encoder (row) with each head (column)": common.summary(
             pairs.assign(**pairs["metric"].str.extract(r"(?P<encoder>.+) → (?P<head>.+)")),
@@ -176,8 +178,6 @@ def main(argv=None):
             "head",
         ),
     }
-    common.finish(args, "stitching_classifiers", frame, tables, draw(frame), explain(args))
-    return frame
 
 
 def explain(args):

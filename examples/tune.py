@@ -178,7 +178,7 @@ def trials_of(frame):
     return frame[frame["trial"].notna()]
 
 
-def draw(frame):
+def draw(args, frame):
     """The trials of all seeds."""
     rows = trials_of(frame).pivot_table(index=["seed", "trial"], columns="metric", values="value")
     name, metric = "smoothness_variation", f"accuracy {UNDER_NOISE} (%)"
@@ -207,17 +207,17 @@ def main(argv=None):
     Rows with a trial are of the searches: its weight, and its score in % of the validation split.
     The others are accuracies in % of the test split.
     """
-    args = parse(argv)
-    frame = common.run_seeds(run_seed, args)
+    return common.run(parse(argv), run_seed, tables, draw, explain)
+
+
+def tables(args, frame):
     tested = frame[frame["trial"].isna()]
-    tables = {
+    return {
         "Accuracy on the test split, in %": common.summary(tested, "variant", "metric"),
         "Trials of each search, as weight: accuracy under noise on validation, in %": trials_table(
             frame
         ),
     }
-    common.finish(args, "tune", frame, tables, draw(frame), explain(args))
-    return frame
 
 
 def explain(args):
