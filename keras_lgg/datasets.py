@@ -146,14 +146,20 @@ def pipelines(
     augment = (augment,) if isinstance(augment, str) else tuple(augment)
     for step in augment:
         checks.check_choice("augment", step, AUGMENTATIONS)
-    data = source
-    if not isinstance(source, Arrays):
+    if isinstance(source, Arrays):
+        data = source
+    else:
         data = arrays(source, validation=validation, data_dir=data_dir, download=download)
     normalization = _normalization(data.train[0])
     finish = functools.partial(_finish, normalization=normalization)
-    held_out = (finish(_in_order(*split, batch_size)) for split in (data.validation, data.test))
-    train = _in_random_order(*data.train, batch_size, balanced, augment, seed)
-    return Pipelines(finish(train), *held_out, data.shape, data.classes, normalization)
+    return Pipelines(
+        train=finish(_in_random_order(*data.train, batch_size, balanced, augment, seed)),
+        validation=finish(_in_order(*data.validation, batch_size)),
+        test=finish(_in_order(*data.test, batch_size)),
+        shape=data.shape,
+        classes=data.classes,
+        normalization=normalization,
+    )
 
 
 def arrays(
@@ -183,12 +189,12 @@ def arrays(
     if not 0 <= validation < 1:
         raise checks.invalid("validation", "a share in [0, 1), such as 0.1", validation)
     if name == "digits":
-        train, test, classes = _digits()
+        (images, labels), test, classes = _digits()
     else:
-        train, test, classes = _tensorflow_dataset(name, data_dir, download)
-    held_out = tuple(a[:0] for a in train)
+        (images, labels), test, classes = _tensorflow_dataset(name, data_dir, download)
+    train, held_out = (images, labels), (images[:0], labels[:0])
     if validation:
-        train, held_out = _split(*train, validation)
+        train, held_out = _split(images, labels, validation)
     return Arrays(train, held_out, test, classes)
 
 

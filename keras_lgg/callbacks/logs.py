@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 
 from keras_lgg import checks
+from keras_lgg.types import PathLike
 
 FIRST = "cka_first"  # the quantity that a training which goes on from a later epoch cannot know
 
@@ -18,7 +19,7 @@ class CsvLog:
         path: Of the file.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: PathLike):
         self.path = pathlib.Path(path)
 
     def begin(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -64,7 +65,7 @@ class CsvLog:
 class EventLog:
     """TensorBoard's event files in a folder, written with TensorFlow on every backend."""
 
-    def __init__(self, log_dir: str | os.PathLike):
+    def __init__(self, log_dir: PathLike):
         checks.require("tensorboard", "tensorboard")  # which TensorFlow writes its summaries with
         import tensorflow as tf
 

@@ -1,6 +1,5 @@
 """A callback that measures what a training does to the geometry of the layers."""
 
-import os
 import pathlib
 import warnings
 from typing import Any
@@ -18,6 +17,7 @@ from keras_lgg.callbacks.measures import (
     label_smoothness,
 )
 from keras_lgg.callbacks.probes import LayerWatcher, Taps, network_of, probed
+from keras_lgg.types import PathLike
 
 
 class GeometryMonitor(LayerWatcher):
@@ -118,8 +118,8 @@ class GeometryMonitor(LayerWatcher):
         k: int | None = None,
         min_rank: float = 1.5,
         batch_size: int = 128,
-        csv: str | os.PathLike | None = None,
-        log_dir: str | os.PathLike | None = None,
+        csv: PathLike | None = None,
+        log_dir: PathLike | None = None,
     ) -> None:
         super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size)
         if k is not None:
@@ -138,7 +138,7 @@ class GeometryMonitor(LayerWatcher):
         if teacher is not None:
             self._teacher = probed(network_of(teacher), [tap.teacher for tap in self._taps])
         self._reference = None
-        self._warned = set()
+        self._warned: set[str] = set()
         self._began = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

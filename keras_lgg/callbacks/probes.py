@@ -53,7 +53,7 @@ class Probe:
                 "x", "an array of at least 2 samples, or arrays of as many each", f"{_shapes(x)}"
             )
         ((self.size,),) = lengths
-        self.labels = None if y is None else np.asarray(y)
+        self.labels: Any = None if y is None else np.asarray(y)
         if y is not None:
             first = keras.tree.flatten(self.x)[0]
             checks.check_same_length(y=self.labels, x=first)
@@ -144,7 +144,7 @@ def resolved_taps(model: keras.Model, taps: Taps, teacher: Any) -> list[Tap]:
         teacher: The teacher, if there is one.
     """
     found = _taps_of_penalties(model) if taps is None else _given_taps(taps, teacher)
-    first = {}
+    first: dict[str, Tap] = {}
     for tap in found:
         first.setdefault(tap.name, tap)
     return list(first.values())

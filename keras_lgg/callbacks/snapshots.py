@@ -1,12 +1,12 @@
 """A callback that draws the graphs of the layers while a model trains."""
 
 import io
-import os
 import pathlib
 from typing import Any
 
 from keras_lgg import checks, plots
 from keras_lgg.callbacks.probes import LayerWatcher, Taps
+from keras_lgg.types import PathLike
 
 DPI = 150
 
@@ -52,8 +52,8 @@ class GraphSnapshot(LayerWatcher):
         y: Any,
         *,
         taps: Taps = None,
-        folder: str | os.PathLike | None = None,
-        log_dir: str | os.PathLike | None = None,
+        folder: PathLike | None = None,
+        log_dir: PathLike | None = None,
         every: int = 1,
         batch_size: int = 128,
         **options: Any,

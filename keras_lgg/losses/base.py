@@ -70,7 +70,7 @@ class GeometryLoss(keras.losses.Loss):
         """Take the options of the loss's function: as attributes, and to save them."""
         check_options(**options)
         self._options = options
-        vars(self).update(options)
+        self.__dict__.update(options)
 
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -146,10 +146,7 @@ class GraphDistillation(GeometryLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         self._keep(k=k, power=power, pairs=pairs, num_classes=num_classes, block_size=block_size)
-
-    @property
-    def needs_labels(self) -> bool:
-        return self._options["pairs"] != "all"
+        self.needs_labels = pairs != "all"
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)

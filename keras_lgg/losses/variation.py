@@ -11,9 +11,7 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.checks import described_by
-from keras_lgg.graphs.construction import (
-    nearest_neighbours,
-)
+from keras_lgg.graphs.construction import nearest_neighbours
 from keras_lgg.graphs.differences import (
     compare_factors,
     factored_rank,
@@ -21,9 +19,7 @@ from keras_lgg.graphs.differences import (
     full_graph,
     squared_difference,
 )
-from keras_lgg.graphs.functions import (
-    label_smoothness,
-)
+from keras_lgg.graphs.functions import label_smoothness
 from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype
 from keras_lgg.graphs.pairs import rows_of_block
 from keras_lgg.losses.base import GeometryLoss, check_options, mean
@@ -226,7 +222,8 @@ class GraphVariation(GeometryLoss):
         super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         self._keep(k=k, block_size=block_size)
 
-    def __call__(self, representations: Sequence[Tensor]) -> Tensor:
+    # There is no `y_true`, and no sample has a weight.
+    def __call__(self, representations: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return super().__call__(representations, representations)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def product_kernel(
     if gamma == "median":
         gamma = median_weight(squared)
     checks.check_positive("gamma", gamma)
-    return np.exp(-gamma * squared)
+    return np.exp(-float(gamma) * squared)
 
 
 def hilbert_map(kernel: ArrayLike) -> np.ndarray:
@@ -162,10 +162,10 @@ def hilbert_map(kernel: ArrayLike) -> np.ndarray:
 
     Reference: [1] section 3
     """
-    kernel = _checked_square("kernel", kernel)
-    values, vectors = np.linalg.eigh(_centred_twice(kernel))
+    matrix = _checked_square("kernel", kernel)
+    values, vectors = np.linalg.eigh(_centred_twice(matrix))
     largest = max(values[-1], 0)
-    rounding = 8 * len(kernel) * np.finfo("float64").eps * np.max(np.abs(kernel))
+    rounding = 8 * len(matrix) * np.finfo("float64").eps * np.max(np.abs(matrix))
     if values[0] < -max(NEGATIVE * largest, rounding):
         raise ValueError(
             "The kernel has no Hilbert space. Expected a positive semi-definite one. Received: "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def robustness(
 
 @style.styled
 def trade_off(
-    trials: Sequence[Mapping],
+    trials: Sequence[Mapping[str, Any]],
     *,
     penalty: str,
     metric: str,
@@ -218,8 +218,8 @@ class _Plot(NamedTuple):
     title: str | None
     xlabel: str
     severities: np.ndarray
-    names: list | None  # of perturbations that have no severity
-    runs: dict  # model -> (seeds, severities)
+    names: list[str] | None  # of perturbations that have no severity
+    runs: dict[str, np.ndarray]  # model -> (seeds, severities)
 
 
 def _plot_of_arrays(results, severities, xlabel):

@@ -72,26 +72,26 @@ def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, floa
 
     Reference: [1]; the alignment is of [2].
     """
-    a, b = _paired_rows(a, b)
-    n = len(a)
-    if a.shape[1] != b.shape[1]:
+    rows_a, rows_b = _paired_rows(a, b)
+    n = len(rows_a)
+    if rows_a.shape[1] != rows_b.shape[1]:
         raise ValueError(
             "The spaces cannot be compared row by row. Expected `a` and `b` of the same width. "
-            f"Received: {a.shape[1]} and {b.shape[1]} features. Compare their relative codes, "
-            "relative_projection of both on the same anchors; or call linear_cka, which takes "
-            "any two widths."
+            f"Received: {rows_a.shape[1]} and {rows_b.shape[1]} features. Compare their relative "
+            "codes, relative_projection of both on the same anchors; or call linear_cka, which "
+            "takes any two widths."
         )
     checks.check_positive_integer("k", k)
     if k > n:
         raise checks.invalid("k", f"at most {n}, the number of samples", k)
-    parts = _by_blocks(unit_rows(a), unit_rows(b), k)
+    parts = _by_blocks(unit_rows(rows_a), unit_rows(rows_b), k)
     jaccard, ranks, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
     return {
         f"jaccard@{k}": float(np.mean(jaccard)),
         "mrr": float(np.mean(1 / ranks)),
         f"mrr@{k}": float(np.mean(np.where(ranks <= k, 1 / ranks, 0))),
         "cosine": float(np.mean(cosines, dtype="float64")),
-        "linear_cka": _aligned(a, b),
+        "linear_cka": _aligned(rows_a, rows_b),
     }
 
 

@@ -12,7 +12,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.relative import projection
-from keras_lgg.training.taps import called_anew, is_graph
+from keras_lgg.training.taps import is_graph, rebuilt
 from keras_lgg.types import ArrayLike, Tensor
 
 
@@ -107,7 +107,9 @@ class RelativeRepresentation(keras.layers.Layer):
         self.refresh_every, self.anchor_training = refresh_every, anchor_training
         self.anchor_labels = _integers("anchor_labels", anchor_labels)
         self.indices = _integers("indices", indices)
-        self.encoder, self.anchor_inputs, self._kept = encoder, None, {}
+        self.encoder = encoder
+        self.anchor_inputs: Any = None  # a variable, in a layer with an encoder
+        self._kept: dict[str, Any] = {}
         if anchors is not None and not isinstance(anchors, keras.KerasTensor):
             anchors = ops.convert_to_numpy(anchors)
         if encoder is not None:
@@ -200,8 +202,8 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.encoder is not None:
             count = self.anchor_inputs.shape[0]
         else:
-            anchors = self._kept.get("anchors", anchors)
-            count, *features = anchors.shape
+            held: Tensor = self._kept.get("anchors", anchors)
+            count, *features = held.shape
             self._check_counts(count)
             if None not in (*features, *inputs.shape[1:]):
                 widths = math.prod(inputs.shape[1:]), math.prod(features)
@@ -380,27 +382,14 @@ def with_fixed_anchors(model: keras.Model) -> keras.Model:
         (['encoder', 'codes'], (20, 5))
     """
 
-    replaced = {}  # a layer that is called twice is one layer
+    def replace(layer, call):
+        if isinstance(layer, RelativeRepresentation) and layer.encoder is not None:
+            fixed = layer.fixed()
+            return lambda *args, **kwargs: fixed(call(layer.encoder, *args, **kwargs))
+        holds_some = is_graph(layer) and relative_layers(layer)
+        return with_fixed_anchors(layer) if holds_some else layer
 
-    def call(layer, *args, **kwargs):
-        if layer not in replaced:
-            replaced[layer] = _with_fixed_anchors(layer)
-        if replaced[layer] is not layer and isinstance(layer, RelativeRepresentation):
-            return replaced[layer](call(layer.encoder, *args, **kwargs))
-        return replaced[layer](*args, **kwargs)
-
-    fixed = called_anew(model, call, "The anchors")
-    outputs = fixed.outputs[0] if isinstance(model, keras.Sequential) else fixed.output
-    fixed = keras.Model(fixed.input, outputs, name=model.name)
-    fixed(fixed.input)  # Keras exports to ONNX only what has been called
-    return fixed
-
-
-def _with_fixed_anchors(layer):
-    """What stands in place of a layer, behind its encoder if it has one."""
-    if isinstance(layer, RelativeRepresentation):
-        return layer.fixed()
-    return with_fixed_anchors(layer) if is_graph(layer) and relative_layers(layer) else layer
+    return rebuilt(model, replace, "The anchors")
 
 
 def relative_layers(model):

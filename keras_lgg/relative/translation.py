@@ -61,13 +61,17 @@ class Translator:
             ValueError: If there are not as many anchors in both, or fewer than 2, or a value is
                 NaN or infinite.
         """
-        source = finite_rows("source", source, "float64")
-        target = finite_rows("target", target, "float64")
-        checks.check_same_length(source=source, target=target)
-        if len(source) < 2:
-            raise checks.invalid("source", "at least 2 anchors", f"{len(source)} of them")
-        self.shift, self.kernel, self.bias = self._solve(source, target)
+        known = finite_rows("source", source, "float64")
+        wanted = finite_rows("target", target, "float64")
+        checks.check_same_length(source=known, target=wanted)
+        if len(known) < 2:
+            raise checks.invalid("source", "at least 2 anchors", f"{len(known)} of them")
+        self.shift, self.kernel, self.bias = self._solve(known, wanted)
         return self
+
+    def _solve(self, source, target):
+        """``(shift, kernel, bias)`` from rows of the source to rows of the target."""
+        raise NotImplementedError
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """Translate samples.
@@ -82,17 +86,16 @@ class Translator:
             ValueError: If the translator is not fitted, the rows have another width than those of
                 the source, or a value is NaN or infinite.
         """
-        width = len(self._fitted_kernel())
-        x = finite_rows("x", x, "float64")
-        if x.shape[1] != width:
-            raise checks.invalid(
-                "x", f"rows of {width} features, as of the source", f"{x.shape[1]} features"
-            )
+        kernel = self._fitted_kernel()
+        rows = finite_rows("x", x, "float64")
+        if rows.shape[1] != len(kernel):
+            expected = f"rows of {len(kernel)} features, as of the source"
+            raise checks.invalid("x", expected, f"{rows.shape[1]} features")
         if self.shift is not None:
-            x = x - self.shift
+            rows = rows - self.shift
         if self.normalizes:
-            x = unit_rows(x)
-        y = x @ self.kernel
+            rows = unit_rows(rows)
+        y = rows @ kernel
         return y if self.bias is None else y + self.bias
 
     def layer(self) -> keras.layers.Layer:

@@ -25,8 +25,9 @@ from keras_lgg.robustness.perturbations import (
 
 
 class _Attack(ModelPerturbation):
+    # Any: a subclass has `severities`, as a field or as a property, and `attack`.
     def outputs(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+        self: Any, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
         for severity in self.severities:
             yield network.outputs(self.attack(network, images, labels, severity, seed))
@@ -79,7 +80,7 @@ class FGSM(_Attack):
 
     @property
     def severities(self) -> Sequence[float]:
-        return self.epsilons if self.snr is None else self.snr
+        return self.epsilons or self.snr or ()
 
     def attack(
         self, network: Network, images: np.ndarray, labels: np.ndarray, severity: float, seed: int
@@ -205,7 +206,7 @@ class ArtAttack(_Attack):
     https://arxiv.org/abs/1807.01069
     """
 
-    attack_class: type
+    attack_class: type[Any]
     _: dataclasses.KW_ONLY
     settings: dict[str, Any] | None = None
     severities: Sequence[float] | None = None

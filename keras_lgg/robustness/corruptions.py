@@ -211,7 +211,7 @@ class ReadyMadeCorruption(DataPerturbation):
     def data(
         self, images: np.ndarray, labels: np.ndarray, *, seed: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for severity in self.severities:
+        for severity in self.severities or _SEVERITIES[self.dataset]:
             suffix = "" if math.isnan(severity) else f"_{int(severity)}"
             yield checked_data(_load(f"{self.name}{suffix}", self.data_dir))
 

@@ -85,7 +85,7 @@ def evaluate(
     """
     pandas = checks.require("pandas", "robustness")
     models, baseline_name = _named_models(model, baseline)
-    perturbations = _checked_perturbations(perturbations)
+    checked = _checked_perturbations(perturbations)
     images, labels = checked_data(data)
     checks.check_positive_integer("batch_size", batch_size)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
@@ -94,8 +94,8 @@ def evaluate(
         name: Network(each, from_logits=from_logits, batch_size=batch_size)
         for name, each in models.items()
     }
-    accuracies = {name: [] for name in networks}
-    bar = _progress_bar(len(networks) * (1 + sum(len(p.severities) for p in perturbations)))
+    accuracies: dict[str, list[float]] = {name: [] for name in networks}
+    bar = _progress_bar(len(networks) * (1 + sum(len(p.severities) for p in checked)))
 
     def record(name, outputs, labels):
         _check_labels(labels, outputs.shape[-1])
@@ -111,10 +111,10 @@ def evaluate(
             outputs = network.outputs(images)
             _check_outputs(name, outputs, from_logits)
             record(name, outputs, labels)
-        for perturbation in perturbations:
+        for perturbation in checked:
             _run(perturbation, networks, images, labels, seed, record)
 
-    rows = [("clean", math.nan), *((p.name, s) for p in perturbations for s in p.severities)]
+    rows = [("clean", math.nan), *((p.name, s) for p in checked for s in p.severities)]
     tables = {
         name: _table(pandas, rows, accuracies[name], accuracies.get(baseline_name))
         for name in networks

@@ -60,7 +60,7 @@ class GeometryModel(PenalizedModel):
     def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
         super().__init__(base, penalties, **kwargs)
         self.base = base
-        paths = []
+        paths: list[str] = []
         for penalty in self.penalties:
             check_base_penalty(penalty, base)
             paths += layer_taps(penalty) if penalty.taps is not None else []

@@ -197,7 +197,9 @@ class PenalizedModel(keras.Model):
 
 
 # Maps each model that runs inside `recording_taps` to what its taps saw.
-_record = contextvars.ContextVar("keras_lgg_record", default=None)
+_record: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar(
+    "keras_lgg_record", default=None
+)
 
 
 def _target(penalty, y):

@@ -264,7 +264,7 @@ def check_base_penalty(penalty, base):
         )
 
 
-def check_penalties(penalties) -> list[Penalty]:
+def check_penalties(penalties):
     """Return the penalties of a model as a list, or raise."""
     penalties = list(penalties) if isinstance(penalties, list | tuple) else [penalties]
     for penalty in penalties:

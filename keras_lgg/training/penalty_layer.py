@@ -17,7 +17,7 @@ from keras_lgg.training.penalties import (
     weight_config,
     weighted_value,
 )
-from keras_lgg.training.taps import called_anew, is_graph
+from keras_lgg.training.taps import is_graph, rebuilt
 from keras_lgg.types import Tensor
 
 
@@ -188,25 +188,23 @@ def without_penalties(model: keras.Model) -> keras.Model:
         ['x', 'z']
     """
 
-    replaced = {}  # a model that is called twice is one model
-
-    def call(layer, *args, **kwargs):
+    def replace(layer, _):
         if isinstance(layer, GeometryPenalty):
-            return args[0][-1] if isinstance(args[0], list | tuple) else args[0]
-        if layer not in replaced:
-            holds_some = is_graph(layer) and penalties_in(layer)
-            replaced[layer] = without_penalties(layer) if holds_some else layer
-        return replaced[layer](*args, **kwargs)
+            return _last_input
+        holds_some = is_graph(layer) and penalties_in(layer)
+        return without_penalties(layer) if holds_some else layer
 
-    rerun = called_anew(model, call, "The penalties")
-    plain = keras.Model(_read_inputs(rerun), rerun.output, name=model.name)
-    plain(plain.input)  # Keras exports to ONNX only what has been called
-    return plain
+    return rebuilt(model, replace, "The penalties", inputs_of=_read_inputs)
 
 
 def penalties_in(model):
     """The `GeometryPenalty` layers of a model, those of its layers included."""
     return [x for x in model._flatten_layers() if isinstance(x, GeometryPenalty)]
+
+
+def _last_input(inputs, *_, **__):
+    """What a `GeometryPenalty` passes on."""
+    return inputs[-1] if isinstance(inputs, list | tuple) else inputs
 
 
 def _read_inputs(graph):

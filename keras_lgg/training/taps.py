@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import operator
 
 import keras
 from keras import ops
@@ -145,6 +146,36 @@ def _rerun(model, paths, *, at, enter):
         return at(layer.name, outputs) if layer.name in paths else outputs
 
     return called_anew(model, call, f"The layers {list(paths)}")
+
+
+def rebuilt(model, replace, wanted, *, inputs_of=operator.attrgetter("input")):
+    """A model like ``model``, in which others stand in place of some layers.
+
+    The result shares all other layers, and so their weights, with ``model``.
+
+    Args:
+        model: Functional or Sequential model with a known input shape.
+        replace: Function ``replace(layer, call)`` that returns what is called in place of a
+            layer, or the layer itself; ``call(layer, *args, **kwargs)`` calls a further layer,
+            or what stands in its place. It is asked once about each layer.
+        wanted: What the model is rebuilt for, which begins the errors.
+        inputs_of: Function from the rebuilt model to those of its inputs that stay.
+
+    Returns:
+        A `keras.Model`.
+    """
+    replaced = {}  # a layer that is called twice is one layer
+
+    def call(layer, *args, **kwargs):
+        if layer not in replaced:
+            replaced[layer] = replace(layer, call)
+        return replaced[layer](*args, **kwargs)
+
+    graph = called_anew(model, call, wanted)
+    outputs = graph.outputs[0] if isinstance(model, keras.Sequential) else graph.output
+    result = keras.Model(inputs_of(graph), outputs, name=model.name)
+    result(result.input)  # Keras exports to ONNX only what has been called
+    return result
 
 
 def called_anew(model, call, wanted):

@@ -4,7 +4,7 @@ import collections
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -15,7 +15,10 @@ from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.tuning.space import penalty_spaces
 
 # At the top, for the base class; the package imports these modules only where they are asked for.
-kt = require("keras_tuner", "tuner")
+if TYPE_CHECKING:
+    import keras_tuner as kt
+else:
+    kt = require("keras_tuner", "tuner")
 
 
 class PenaltyHyperModel(kt.HyperModel):
@@ -75,9 +78,9 @@ class PenaltyHyperModel(kt.HyperModel):
         penalties: Penalty | Sequence[Penalty],
         *,
         weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
-        k: Sequence | Mapping[str, Sequence] | None = None,
-        power: Sequence | Mapping[str, Sequence] | None = None,
-        alpha: Sequence | Mapping[str, Sequence] | None = None,
+        k: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+        power: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+        alpha: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
         taps: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -88,7 +91,7 @@ class PenaltyHyperModel(kt.HyperModel):
             raise invalid("penalties", "at least one lgg.Penalty", repr(penalties))
         self._build_model = build
         self._seed = seed
-        self._times_trained = collections.Counter()
+        self._times_trained: collections.Counter[Any] = collections.Counter()
         self._spaces = penalty_spaces(
             check_penalties(penalties),
             {"weights": weights, "k": k, "power": power, "alpha": alpha, "taps": taps},

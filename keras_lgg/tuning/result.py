@@ -3,12 +3,11 @@
 from typing import Any
 
 import keras
+import keras_tuner as kt
 
-from keras_lgg.checks import invalid, require
+from keras_lgg.checks import invalid
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
-
-kt = require("keras_tuner", "tuner")
 
 
 class PenaltySearch:

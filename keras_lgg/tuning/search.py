@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import keras_tuner as kt
 
 from keras_lgg.checks import check_choice, check_positive_integer, described_by, invalid, require
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
 from keras_lgg.tuning.result import PenaltySearch
-
-kt = require("keras_tuner", "tuner")
 
 TUNERS = {
     "random": "RandomSearch",
@@ -34,9 +33,9 @@ def search_penalty_weights(
     *,
     validation_data: Any,
     weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
-    k: Sequence | Mapping[str, Sequence] | None = None,
-    power: Sequence | Mapping[str, Sequence] | None = None,
-    alpha: Sequence | Mapping[str, Sequence] | None = None,
+    k: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    power: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    alpha: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
     taps: Mapping[str, Any] | None = None,
     objective: str | kt.Objective | Sequence[kt.Objective] = "val_accuracy",
     trials: int | None = None,
@@ -131,24 +130,24 @@ def search_penalty_weights(
     if directory is None:
         directory = tempfile.mkdtemp(prefix="keras_lgg_tuning_")
         weakref.finalize(hypermodel, shutil.rmtree, directory, ignore_errors=True)
-    tuner = tuner_class(hypermodel, directory=directory, overwrite=overwrite, **options)
-    _check_resumed(tuner)
-    if isinstance(tuner, kt.GridSearch):
-        _restore_grid(tuner.oracle)
-    _start_without_penalties(tuner.oracle, hypermodel._spaces)
+    searcher = tuner_class(hypermodel, directory=directory, overwrite=overwrite, **options)
+    _check_resumed(searcher)
+    if isinstance(searcher, kt.GridSearch):
+        _restore_grid(searcher.oracle)
+    _start_without_penalties(searcher.oracle, hypermodel._spaces)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     callbacks = fit_options.pop("callbacks", None) or []
     callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks])]
-    tuner.search(
+    searcher.search(
         x=x,
         y=y,
         sample_weight=sample_weight,
         validation_data=validation_data,
-        callbacks=[_ObjectiveIsLogged(tuner.oracle.objective), *callbacks],
+        callbacks=[_ObjectiveIsLogged(searcher.oracle.objective), *callbacks],
         **fit_options,
     )
-    _warn_of_failures(tuner.oracle)
-    return PenaltySearch(tuner)
+    _warn_of_failures(searcher.oracle)
+    return PenaltySearch(searcher)
 
 
 def _tuner_class(tuner):
@@ -223,7 +222,7 @@ def _start_without_penalties(oracle, spaces):
 class _ObjectiveIsLogged(keras.callbacks.Callback):
     """Ends the search where the objective is none of the metrics; KerasTuner would go on."""
 
-    def __init__(self, objective) -> None:
+    def __init__(self, objective):
         super().__init__()
         self.objective = objective
 
