@@ -31,6 +31,12 @@ def check_positive_integer(argument, value):
         raise invalid(argument, "a positive integer", repr(value))
 
 
+def check_seed(seed):
+    """Raise unless the seed is an integer of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise invalid("seed", "an integer of at least 0", repr(seed))
+
+
 def check_positive(argument, value):
     """Raise unless the value is a finite number above 0."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

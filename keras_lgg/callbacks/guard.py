@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.penalty_layer import penalties_in
+from keras_lgg.training.penalty_layer import GeometryPenalty
+from keras_lgg.training.taps import layers_of
 
 
 class GeometryGuard(keras.callbacks.Callback):
@@ -36,7 +37,8 @@ class GeometryGuard(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if not isinstance(self.model, PenalizedModel) and not penalties_in(self.model):
+        layers = layers_of(self.model, GeometryPenalty)
+        if not layers and not isinstance(self.model, PenalizedModel):
             raise ValueError(
                 f"The model '{self.model.name}' has nothing to guard. Expected a GeometryModel, a "
                 "Distiller, or a model with GeometryPenalty layers. Received: a "
@@ -87,6 +89,6 @@ class GeometryGuard(keras.callbacks.Callback):
         """Names of the penalties that were not finite, with the places that were not."""
         if isinstance(self.model, PenalizedModel):
             yield from self.model.not_finite.found()
-        for layer in penalties_in(self.model):
+        for layer in layers_of(self.model, GeometryPenalty):
             if float(layer.not_finite):
                 yield layer.name, ["its inputs"]

@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.penalty_layer import penalties_in
+from keras_lgg.training.penalty_layer import GeometryPenalty
+from keras_lgg.training.taps import layers_of
 
 UNITS = ("step", "epoch")
 
@@ -133,7 +134,7 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
 def scheduled_penalty(model: keras.Model, name: str | None) -> Any:
     """The `Penalty` or `GeometryPenalty` of a model by its name, or the only one; or raise."""
     own = model.penalties if isinstance(model, PenalizedModel) else []
-    penalties = [*own, *penalties_in(model)]
+    penalties = [*own, *layers_of(model, GeometryPenalty)]
     if not penalties:
         raise ValueError(
             f"The model '{model.name}' has no penalty to schedule. Expected a GeometryModel, a "

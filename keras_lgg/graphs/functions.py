@@ -364,9 +364,6 @@ def pairwise_distances(x: Tensor) -> Tensor:
     return scale * safe_sqrt(squares.matrix)
 
 
-# Building blocks, shared with `keras_lgg.loss_functions`.
-
-
 def to_adjacency(adjacency):
     """Float tensor of a square matrix, or raise."""
     adjacency = to_float(adjacency)
@@ -374,6 +371,18 @@ def to_adjacency(adjacency):
     if len(shape) != 2 or (None not in shape and shape[0] != shape[1]):
         raise invalid("adjacency", "a square matrix of shape (n, n)", f"shape {shape}")
     return adjacency
+
+
+def classes_of_pairs(pairs, labels, x):
+    """The class of each sample (n,), which ``pairs="intra"`` and ``"inter"`` need, or raise."""
+    if labels is None:
+        raise ValueError(
+            "Argument `labels` is missing. Expected the class labels of the batch, since "
+            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
+            "Pass labels=..., or pairs='all'."
+        )
+    check_same_length(labels=labels, x=x)
+    return class_indices(labels)
 
 
 def _uncounted(n, block_size):
@@ -396,15 +405,3 @@ def _linear_smoothness(x, signal, *, power, normalized):
     return quadratic_form(
         lambda z: diagonal * z - weights * cosine_product(x, weights * z), signal, power=power
     )
-
-
-def classes_of_pairs(pairs, labels, x):
-    """The class of each sample (n,), which ``pairs="intra"`` and ``"inter"`` need, or raise."""
-    if labels is None:
-        raise ValueError(
-            "Argument `labels` is missing. Expected the class labels of the batch, since "
-            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
-            "Pass labels=..., or pairs='all'."
-        )
-    check_same_length(labels=labels, x=x)
-    return class_indices(labels)

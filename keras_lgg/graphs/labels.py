@@ -93,6 +93,17 @@ def label_kernel(labels):
     return ops.matmul(labels, ops.transpose(labels))
 
 
+def known_values(x):
+    """The values of a tensor as a NumPy array, or None inside a function that is being traced."""
+    x = ops.convert_to_tensor(x)
+    if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
+        return None
+    try:
+        return ops.convert_to_numpy(x)
+    except TypeError:  # of a JAX tracer
+        return None
+
+
 def _check_label_range(indices, num_classes):
     known = known_values(indices)
     if known is None or known.size == 0:
@@ -103,14 +114,3 @@ def _check_label_range(indices, num_classes):
             f"class indices in [0, {num_classes}), by num_classes={num_classes}",
             f"labels from {known.min()} to {known.max()}",
         )
-
-
-def known_values(x):
-    """The values of a tensor as a NumPy array, or None inside a function that is being traced."""
-    x = ops.convert_to_tensor(x)
-    if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
-        return None
-    try:
-        return ops.convert_to_numpy(x)
-    except TypeError:  # of a JAX tracer
-        return None

@@ -16,7 +16,7 @@ CHOICES = {"pairs": PAIRS, "metric": METRICS, "form": ("labels", "graph")}
 
 
 class GeometryLoss(keras.losses.Loss):
-    """Base class of the losses below, and of your own.
+    """Base class of the losses of this package, and of your own.
 
     It is an ordinary Keras loss that says where it can act. A subclass implements
     ``call(y_true, y_pred)`` and sets:

@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.checks import described_by
 from keras_lgg.graphs.construction import squared_distances
 from keras_lgg.graphs.differences import (
     compare_factors,
@@ -109,7 +108,7 @@ def graph_distillation(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(graph_distillation, GeometryLoss)
+@checks.described_by(graph_distillation, GeometryLoss)
 class GraphDistillation(GeometryLoss):
     """Keras loss over `graph_distillation`: ``GraphDistillation()(teacher, student)``.
 
@@ -194,7 +193,7 @@ def relational_distance(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(relational_distance, GeometryLoss)
+@checks.described_by(relational_distance, GeometryLoss)
 class RelationalDistance(GeometryLoss):
     """Keras loss over `relational_distance` (RKD-D): ``RelationalDistance()(teacher, student)``.
 
@@ -271,7 +270,7 @@ def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Te
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(relational_angle, GeometryLoss)
+@checks.described_by(relational_angle, GeometryLoss)
 class RelationalAngle(GeometryLoss):
     """Keras loss over `relational_angle` (RKD-A): ``RelationalAngle()(teacher, student)``.
 

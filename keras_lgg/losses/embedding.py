@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.checks import described_by
 from keras_lgg.graphs.construction import (
     label_products,
     nearest_neighbours,
@@ -78,7 +77,7 @@ def graph_smoothness(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(graph_smoothness, GeometryLoss)
+@checks.described_by(graph_smoothness, GeometryLoss)
 class GraphSmoothness(GeometryLoss):
     """Keras loss over `graph_smoothness` (GSL): ``GraphSmoothness()(labels, embeddings)``.
 
@@ -205,7 +204,7 @@ def target_graph(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(target_graph, GeometryLoss)
+@checks.described_by(target_graph, GeometryLoss)
 class TargetGraph(GeometryLoss):
     """Keras loss over `target_graph`: ``TargetGraph()(target, embeddings)``.
 
@@ -240,7 +239,7 @@ class TargetGraph(GeometryLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         if affinity is not None:
-            affinity = check_affinity(affinity).tolist()
+            affinity = _check_affinity(affinity).tolist()
         self._keep(
             form=form,
             affinity=affinity,
@@ -285,7 +284,7 @@ def _affinity_factors(target, affinity, num_classes, dtype):
             return None, None
         signal = label_signal(target, num_classes=num_classes, dtype=dtype)
         return signal, signal
-    affinity = check_affinity(affinity)
+    affinity = _check_affinity(affinity)
     signal = label_signal(target, num_classes=len(affinity), dtype=dtype)
     return signal, ops.matmul(signal, ops.convert_to_tensor(affinity, dtype=dtype))
 
@@ -325,7 +324,7 @@ def _check_not_a_graph(target):
         )
 
 
-def check_affinity(affinity):
+def _check_affinity(affinity):
     """Return the similarities of classes as a NumPy array, or raise."""
     matrix = np.asarray(affinity, "float64")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.checks import described_by
 from keras_lgg.graphs.construction import nearest_neighbours
 from keras_lgg.graphs.differences import (
     compare_factors,
@@ -83,7 +82,7 @@ def smoothness_variation(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(smoothness_variation, GeometryLoss)
+@checks.described_by(smoothness_variation, GeometryLoss)
 class SmoothnessVariation(GeometryLoss):
     """Keras loss over `smoothness_variation`: ``SmoothnessVariation()(labels, representations)``.
 
@@ -190,7 +189,7 @@ def graph_variation(
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
-@described_by(graph_variation, GeometryLoss)
+@checks.described_by(graph_variation, GeometryLoss)
 class GraphVariation(GeometryLoss):
     """Loss object over `graph_variation`: ``GraphVariation()(representations)``.
 

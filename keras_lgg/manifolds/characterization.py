@@ -108,8 +108,7 @@ def characterize(
     checks.check_choice("latent", latent, LATENTS)
     checks.check_choice("kernel", kernel, hilbert.KERNELS)
     checks.check_positive_integer("batch_size", batch_size)
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise checks.invalid("seed", "an integer of at least 0", repr(seed))
+    checks.check_seed(seed)
     networks = _networks(autoencoder, batch_size)
     noise = np.random.default_rng([seed, 0]).normal(size=images.shape).astype("float32")
     disturbed = [np.clip(images + np.float32(sigma) * noise, 0, 1) for sigma in sigmas]
@@ -121,7 +120,9 @@ def characterize(
         for run in _runs(network, _is_variational(network, images[:1]), latent, controls)
     ]
     bar = keras.utils.Progbar(len(runs), unit_name="latent") if progress else None
-    manifolds, others, not_cloned = [], [], {}
+    manifolds: list[LatentManifold] = []
+    others: list[LatentManifold] = []
+    not_cloned: dict[str, str] = {}
     for run in runs:
         levels = slice(1 if run.untrained else None)
         try:

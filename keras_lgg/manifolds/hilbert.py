@@ -203,8 +203,7 @@ def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
     points = np.asarray(points, "float64")
     if points.ndim != 2 or len(points) == 0 or not np.isfinite(points).all():
         raise checks.invalid("points", "finite rows (n, p)", f"an array of shape {points.shape}")
-    if not isinstance(energy, numbers.Real) or not 0 < energy <= 1:
-        raise checks.invalid("energy", "a number in (0, 1]", repr(energy))
+    _check_energy(energy)
     _, values, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
     held = np.cumsum(values**2)
     rounding = len(points) * np.finfo("float64").eps
@@ -255,6 +254,11 @@ def check_points(n):
             f"There are too many points for a kernel of all pairs. Expected at most {MOST_POINTS} "
             f"in all, images times levels. Received: {n}. Take fewer images, or fewer levels."
         )
+
+
+def _check_energy(energy):
+    if not isinstance(energy, numbers.Real) or not 0 < energy <= 1:
+        raise checks.invalid("energy", "a number in (0, 1]", repr(energy))
 
 
 def _squared_distances(factors, kappa):

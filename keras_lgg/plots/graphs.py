@@ -1,6 +1,5 @@
 """Pictures of latent geometry graphs: as graphs, and as matrices."""
 
-import numbers
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -184,7 +183,7 @@ def layer_graphs(
     if k is not None:
         checks.check_positive_integer("k", k)
     checks.check_positive_integer("columns", columns)
-    _check_seed(seed)
+    checks.check_seed(seed)
     rows = _layers(representations)
     indices, names = _classes(labels, len(next(iter(rows.values()))), classes)
     weights = [_weights(name, each, metric, alpha) for name, each in rows.items()]
@@ -418,8 +417,3 @@ def _classes(labels, n, names):
         expected = f"a name of each class, for the labels from {present[0]} to {present[-1]}"
         raise checks.invalid("classes", expected, repr(names))
     return indices, [str(names[label]) for label in present]
-
-
-def _check_seed(seed):
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise checks.invalid("seed", "an integer of at least 0", repr(seed))

@@ -12,7 +12,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.relative import projection
-from keras_lgg.training.taps import is_graph, rebuilt
+from keras_lgg.training.taps import is_graph, layers_of, rebuilt
 from keras_lgg.types import ArrayLike, Tensor
 
 
@@ -386,15 +386,10 @@ def with_fixed_anchors(model: keras.Model) -> keras.Model:
         if isinstance(layer, RelativeRepresentation) and layer.encoder is not None:
             fixed = layer.fixed()
             return lambda *args, **kwargs: fixed(call(layer.encoder, *args, **kwargs))
-        holds_some = is_graph(layer) and relative_layers(layer)
+        holds_some = is_graph(layer) and layers_of(layer, RelativeRepresentation)
         return with_fixed_anchors(layer) if holds_some else layer
 
     return rebuilt(model, replace, "The anchors")
-
-
-def relative_layers(model):
-    """The `RelativeRepresentation` layers of a model, those of its layers included."""
-    return [x for x in model._flatten_layers() if isinstance(x, RelativeRepresentation)]
 
 
 def _integers(argument, values):

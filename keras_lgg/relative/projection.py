@@ -235,9 +235,6 @@ def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
     return ops.matmul(codes, ops.cast(means, codes.dtype))
 
 
-# Building blocks, shared with `keras_lgg.layers`.
-
-
 def similarity_names(similarity):
     """The similarities as a list, or raise."""
     names = [similarity] if isinstance(similarity, str) else similarity

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
-from keras_lgg.relative.layer import relative_layers, with_fixed_anchors
+from keras_lgg.relative.layer import RelativeRepresentation, with_fixed_anchors
 from keras_lgg.relative.translation import Translator
-from keras_lgg.training.taps import graph_of, is_graph
+from keras_lgg.training.taps import graph_of, is_graph, layers_of
 
 
 def stitch(
@@ -214,7 +214,7 @@ def _summary(matrix):
 
 def _codes(encoder, x, batch_size):
     # The anchors are encoded once, and not with each batch.
-    if relative_layers(encoder):
+    if layers_of(encoder, RelativeRepresentation):
         encoder = with_fixed_anchors(encoder)
     return np.asarray(encoder.predict(x, batch_size=batch_size, verbose=0))
 
@@ -285,7 +285,7 @@ def _check_same_anchors(encoders):
 def _anchor_lists(encoder):
     """What tells apart the anchors of each relative layer of a model."""
     lists = []
-    for layer in relative_layers(encoder):
+    for layer in layers_of(encoder, RelativeRepresentation):
         known = {}
         if layer.indices is not None:
             known["indices"] = np.asarray(layer.indices)

@@ -41,7 +41,7 @@ def evaluate(
             then named by path (``"network/block1"``).
         data: Pair of images, of shape ``(n, ...)``, uint8 in [0, 255] or floats in [0, 1], and
             integer labels, of shape ``(n,)`` or ``(n, 1)``.
-        perturbations: Perturbations of this module, of different names.
+        perturbations: Perturbations of `keras_lgg.robustness`, of different names.
         baseline: A further model to compare with or, with a dict, the name of one in it.
         from_logits: Whether the models give logits, rather than probabilities.
         seed: Integer of at least 0.
@@ -88,8 +88,7 @@ def evaluate(
     checked = _checked_perturbations(perturbations)
     images, labels = checked_data(data)
     checks.check_positive_integer("batch_size", batch_size)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise checks.invalid("seed", "an integer of at least 0", repr(seed))
+    checks.check_seed(seed)
     networks = {
         name: Network(each, from_logits=from_logits, batch_size=batch_size)
         for name, each in models.items()

@@ -17,7 +17,7 @@ from keras_lgg.training.penalties import (
     weight_config,
     weighted_value,
 )
-from keras_lgg.training.taps import is_graph, rebuilt
+from keras_lgg.training.taps import is_graph, layers_of, rebuilt
 from keras_lgg.types import Tensor
 
 
@@ -191,15 +191,10 @@ def without_penalties(model: keras.Model) -> keras.Model:
     def replace(layer, _):
         if isinstance(layer, GeometryPenalty):
             return _last_input
-        holds_some = is_graph(layer) and penalties_in(layer)
+        holds_some = is_graph(layer) and layers_of(layer, GeometryPenalty)
         return without_penalties(layer) if holds_some else layer
 
     return rebuilt(model, replace, "The penalties", inputs_of=_read_inputs)
-
-
-def penalties_in(model):
-    """The `GeometryPenalty` layers of a model, those of its layers included."""
-    return [x for x in model._flatten_layers() if isinstance(x, GeometryPenalty)]
 
 
 def _last_input(inputs, *_, **__):

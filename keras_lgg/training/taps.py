@@ -121,31 +121,14 @@ def layer_paths(model, prefix=""):
     return paths
 
 
+def layers_of(model, kind):
+    """The layers of a class in a model, those of its layers included."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+
+
 def is_graph(model):
     """Whether a model is a graph of layers: Functional, or Sequential with an input shape."""
     return isinstance(model, keras.Model) and getattr(model, "inputs", None) is not None
-
-
-def _rerun(model, paths, *, at, enter):
-    """The layers of ``model`` called once more, symbolically, as a new Functional model.
-
-    What the layer of a path returns goes through ``at(path, outputs)``; ``enter(layer, paths,
-    *args)`` stands in for the call of a nested model with paths inside.
-    """
-    inner_paths = {}
-    for path in paths:
-        head, _, rest = path.partition("/")
-        if rest:
-            inner_paths.setdefault(head, []).append(rest)
-
-    def call(layer, *args, **kwargs):
-        if layer.name in inner_paths:
-            outputs = enter(layer, inner_paths[layer.name], *args, **kwargs)
-        else:
-            outputs = layer(*args, **kwargs)
-        return at(layer.name, outputs) if layer.name in paths else outputs
-
-    return called_anew(model, call, f"The layers {list(paths)}")
 
 
 def rebuilt(model, replace, wanted, *, inputs_of=operator.attrgetter("input")):
@@ -220,6 +203,64 @@ def graph_of(model, wanted):
     return graph
 
 
+class Untracked:
+    """A model with its tapped twin, out of sight of Keras, which tracks models in attributes."""
+
+    def __init__(self, model, tapped):
+        self.model = model
+        self._tapped = tapped
+
+    @classmethod
+    def of(cls, model, paths):
+        unique = list(dict.fromkeys(paths))
+        return cls(model, tapped_model(model, unique) if unique and model is not None else None)
+
+    def __bool__(self):
+        return self._tapped is not None
+
+    def __call__(self, inputs, training=None):
+        return self._tapped(inputs, training=training)
+
+    def infer(self, inputs):
+        """``(outputs, taps)`` in inference mode, with no gradient and no trace in the model.
+
+        `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
+        """
+        runner = self._tapped or self.model
+        takes_training = "training" in inspect.signature(runner.call).parameters
+        with _no_gradient():
+            result, _ = runner.stateless_call(
+                [v.value for v in runner.trainable_variables],
+                [v.value for v in runner.non_trainable_variables],
+                inputs,
+                **({"training": False} if takes_training else {}),
+            )
+        result = keras.tree.map_structure(ops.stop_gradient, result)
+        return result if self else (result, {})
+
+
+def _rerun(model, paths, *, at, enter):
+    """The layers of ``model`` called once more, symbolically, as a new Functional model.
+
+    What the layer of a path returns goes through ``at(path, outputs)``; ``enter(layer, paths,
+    *args)`` stands in for the call of a nested model with paths inside.
+    """
+    inner_paths = {}
+    for path in paths:
+        head, _, rest = path.partition("/")
+        if rest:
+            inner_paths.setdefault(head, []).append(rest)
+
+    def call(layer, *args, **kwargs):
+        if layer.name in inner_paths:
+            outputs = enter(layer, inner_paths[layer.name], *args, **kwargs)
+        else:
+            outputs = layer(*args, **kwargs)
+        return at(layer.name, outputs) if layer.name in paths else outputs
+
+    return called_anew(model, call, f"The layers {list(paths)}")
+
+
 def _single(model, path, outputs):
     """The one tensor that a tap stands for."""
     if not outputs:
@@ -255,42 +296,6 @@ def _unpack(outputs):
     """What calling a Functional model returns for the output structure it was made with."""
     is_singleton = isinstance(outputs, list | tuple) and len(outputs) == 1
     return outputs[0] if is_singleton else outputs
-
-
-class Untracked:
-    """A model with its tapped twin, out of sight of Keras, which tracks models in attributes."""
-
-    def __init__(self, model, tapped):
-        self.model = model
-        self._tapped = tapped
-
-    @classmethod
-    def of(cls, model, paths):
-        unique = list(dict.fromkeys(paths))
-        return cls(model, tapped_model(model, unique) if unique and model is not None else None)
-
-    def __bool__(self):
-        return self._tapped is not None
-
-    def __call__(self, inputs, training=None):
-        return self._tapped(inputs, training=training)
-
-    def infer(self, inputs):
-        """``(outputs, taps)`` in inference mode, with no gradient and no trace in the model.
-
-        `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
-        """
-        runner = self._tapped or self.model
-        takes_training = "training" in inspect.signature(runner.call).parameters
-        with _no_gradient():
-            result, _ = runner.stateless_call(
-                [v.value for v in runner.trainable_variables],
-                [v.value for v in runner.non_trainable_variables],
-                inputs,
-                **({"training": False} if takes_training else {}),
-            )
-        result = keras.tree.map_structure(ops.stop_gradient, result)
-        return result if self else (result, {})
 
 
 def _no_gradient():
