@@ -61,6 +61,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "ruff>=0.8",
+    "mypy>=1.15",
     "pyriemann>=0.12",  # an oracle of distances
     "build>=1.2",
     "setuptools>=77",

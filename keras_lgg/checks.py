@@ -107,6 +107,8 @@ def described_by(*sources: Callable[..., Any]) -> Callable[[Described], Describe
         parameters = inspect.signature(described).parameters
         own = "".join(entries[name] for name in parameters if name in entries)
         doc = inspect.cleandoc(described.__doc__ or "") + "\n"
+        if described.__doc__ and not ARGS.search(doc):
+            raise TypeError(f"The docstring of {described.__name__} has no line `Args:`.")
         described.__doc__ = ARGS.sub(lambda _: f"Args:\n{own}", doc, count=1)
         return described
 

@@ -21,14 +21,7 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.types import ArrayLike, Dataset, PathLike
 
-__all__ = [
-    "Arrays",
-    "BalancedBatches",
-    "Pipelines",
-    "arrays",
-    "balanced_batches",
-    "pipelines",
-]
+__all__ = ["Arrays", "BalancedBatches", "Pipelines", "arrays", "balanced_batches", "pipelines"]
 
 AUGMENTATIONS = ("crop", "flip")
 

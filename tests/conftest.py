@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     # One file is done before two processes have started.
-    return 0 if is_named(config) else None
+    return 0 if is_named(config) and not config.getoption("--all") else None
 
 
 def pytest_terminal_summary(terminalreporter, config):

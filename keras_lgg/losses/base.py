@@ -133,20 +133,42 @@ def row_sums(values: Tensor, *_: Any) -> Tensor:
 def check_options(**options: Any) -> None:
     """Raise where an option, by the name that all losses call it, is not valid."""
     for name, value in options.items():
-        if name in ("k", "num_classes", "block_size"):
-            if value is not None:
-                checks.check_positive_integer(name, value)
-        elif name == "power":
-            checks.check_positive_integer(name, value)
-        elif name in ("alpha", "beta"):
-            checks.check_positive(name, value)
-        elif name == "arms":
-            checks.check_positive_integer(name, value)
-            if value < 2:
-                expected = "an integer of at least 2, the two arms of an angle"
-                raise checks.invalid(name, expected, value)
-        elif name in CHOICES:
-            checks.check_choice(name, value, CHOICES[name])
+        CHECKS[name](name, value)
+
+
+def _check_count(name, value):
+    if value is not None:
+        checks.check_positive_integer(name, value)
+
+
+def _check_arms(name, value):
+    checks.check_positive_integer(name, value)
+    if value < 2:
+        raise checks.invalid(name, "an integer of at least 2, the two arms of an angle", value)
+
+
+def _check_choice(name, value):
+    checks.check_choice(name, value, CHOICES[name])
+
+
+def _pass(name, value):
+    """Nothing: the option is checked where it is read."""
+
+
+CHECKS = {
+    "affinity": _pass,
+    "alpha": checks.check_positive,
+    "arms": _check_arms,
+    "beta": checks.check_positive,
+    "block_size": _check_count,
+    "form": _check_choice,
+    "k": _check_count,
+    "metric": _check_choice,
+    "num_classes": _check_count,
+    "pairs": _check_choice,
+    "power": checks.check_positive_integer,
+    "relative": _pass,
+}
 
 
 def _reduced(values, sample_weight, reduction):

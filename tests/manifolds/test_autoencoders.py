@@ -131,6 +131,7 @@ class TestArchitecture:
         # As many channels as positions are the fewest.
         assert encoder.output.shape[1:] == (2, 2, 4) if build is not BUILDERS["vae"] else True
 
+    @pytest.mark.ci
     @every_builder
     def test_compiled(self, build):
         model = build((8, 8, 1), channels=4)
@@ -435,6 +436,7 @@ class TestTraining:
         assert history.history["loss"][0] < losses[0]
 
 
+@pytest.mark.ci
 @needs("`jit_compile=True`")
 @pytest.mark.skipif(BACKEND == "jax", reason="as always with JAX")
 def test_compiled_by_xla():

@@ -243,7 +243,8 @@ class TestEncoder:
             value_and_grads(f, [kernel])[1][0] for f in (through_the_layer, with_constants)
         )
         assert np.abs(expected).max() > 0.1
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        largest = np.abs(expected).max()  # the rounding of a small entry is that of the large ones
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * largest)
 
     def test_gradient_through_statistics_is_stopped(self):
         """All ways to the anchors: a step leaves no trace of how they would have moved."""
@@ -375,6 +376,7 @@ class TestRefresh:
         found = value(lambda x: layer(x, training=True), [X], "graph")
         np.testing.assert_allclose(found, projected(encoder(X), encoder(INPUTS)), atol=1e-6)
 
+    @pytest.mark.ci
     def test_compiled_as_eagerly(self):
         def trained(**options):
             keras.utils.set_random_seed(1)
@@ -392,6 +394,7 @@ class TestRefresh:
 
 
 class TestTraining:
+    @pytest.mark.ci
     @pytest.mark.parametrize("jit", JIT)
     def test_end_to_end(self, jit):
         encoder = keras.Sequential(

@@ -175,7 +175,8 @@ class TestGradients:
             )
             for mine, theirs in zip(found, expected, strict=True):
                 assert np.abs(theirs).max() > 1e-4
-                assert_close(mine, theirs, 1e-5 if WIDEST == "float64" else 1e-4)
+                # Differences are themselves off by some 1e-5 on whitened spaces.
+                assert_close(mine, theirs, 2e-5 if WIDEST == "float64" else 1e-4)
 
     @pytest.mark.parametrize("mode", FEW_MODES)
     @pytest.mark.parametrize(

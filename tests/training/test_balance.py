@@ -283,6 +283,7 @@ class TestTraining:
         task, own = gradients_at(base, float(penalty.weight))
         assert own / task == pytest.approx(0.3, rel=0.03)
 
+    @pytest.mark.ci
     @needs("`steps_per_execution`")
     def test_compiled(self):
         found = []

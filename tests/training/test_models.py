@@ -145,6 +145,7 @@ class TestOneForwardPass:
 
 
 class TestAccounts:
+    @pytest.mark.ci
     @BOTH
     @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=needs("`jit_compile=True`"))])
     def test_total_is_the_sum_in_evaluate(self, make, jit):
@@ -294,6 +295,7 @@ class TestAccounts:
 
 
 class TestWaysToTrain:
+    @pytest.mark.ci
     @BOTH
     @pytest.mark.parametrize(
         "options",
@@ -433,6 +435,7 @@ EVERY_LOSS = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles every fit, PyTorch none")
 @pytest.mark.parametrize("name", EVERY_LOSS)
 def test_every_loss_trains_under_xla_as_without(name):
@@ -706,6 +709,7 @@ class TestSaving:
         restored = keras.saving.load_model(tmp_path / "model.keras")
         self.assert_goes_on(model, restored)
 
+    @pytest.mark.ci  # run eagerly, half a step is taken before the error
     def test_without_the_teacher(self, tmp_path):
         model = distiller()
         model.compile(keras.optimizers.Adam(0.01), XE)
@@ -866,6 +870,7 @@ class TestErrors:
             lgg.GeometryModel(base, [lgg.Penalty(lgg.losses.GraphSmoothness())])
 
 
+@pytest.mark.ci
 def test_no_warnings_of_gradients_that_do_not_exist():
     model = distiller()
     model.compile("adam", XE)

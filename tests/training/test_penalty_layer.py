@@ -39,6 +39,7 @@ def test_is_the_identity():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(out), b)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=needs("`jit_compile=True`"))])
 def test_adds_the_weighted_loss_to_fit_and_evaluate(jit):
     model = model_with_penalty(0.3)
