@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-collect_ignore = ["support"]  # among it scripts that tests start in processes of their own
+collect_ignore = ["saved", "support"]  # scripts, which tests start in processes of their own
 
 
 def pytest_addoption(parser):
@@ -27,6 +27,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "ci: takes long; run by --all, or where its file is named")
+    config.addinivalue_line("markers", "once: no backend takes part; run on TensorFlow alone")
     # TensorFlow says that tf.data stays as it is where functions run eagerly.
     config.addinivalue_line("filterwarnings", "ignore:Even though the:UserWarning")
 
@@ -37,11 +38,13 @@ def is_named(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--all") or is_named(config):
-        return
-    left = [item for item in items if item.get_closest_marker("ci")]
-    items[:] = [item for item in items if not item.get_closest_marker("ci")]
-    config.hook.pytest_deselected(items=left)
+    left = set()
+    if not config.getoption("--all") and not is_named(config):
+        left |= {item for item in items if item.get_closest_marker("ci")}
+    if keras.backend.backend() != "tensorflow":
+        left |= {item for item in items if item.get_closest_marker("once")}
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=list(left))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,7 +19,7 @@ pytest.importorskip("build", reason="needs the extra test")
 pytest.importorskip("twine", reason="needs the extra test")
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="packages know no backend")
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.once]
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ["benchmarks", "docs", "examples", "keras_lgg", "tests"]
 TOP = ["CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"]

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.once
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_lgg"
 # From the ground up; the tools around a model stand on one rung.

@@ -11,6 +11,7 @@ from keras_lgg.manifolds import distances
 from keras_lgg.manifolds.distances import bonnabel_sepulchre_distance, embedded_distance
 from keras_lgg.manifolds.strata import mode_covariance, mode_factors
 
+pytestmark = pytest.mark.once
 linalg = pytest.importorskip("scipy.linalg", reason="needs the extra manifolds")
 
 BOTH = [embedded_distance, bonnabel_sepulchre_distance]

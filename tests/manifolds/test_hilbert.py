@@ -26,6 +26,7 @@ from keras_lgg.manifolds.hilbert import (
 )
 from keras_lgg.manifolds.strata import MODES, mode_covariance, mode_factors, mode_ranks
 
+pytestmark = pytest.mark.once
 linalg = pytest.importorskip("scipy.linalg", reason="needs the extra manifolds")
 
 

@@ -18,6 +18,7 @@ from keras_lgg.manifolds.strata import (
     unfold,
 )
 
+pytestmark = pytest.mark.once
 EPSILON = 2.0**-23  # of float32
 SHAPES = [(7, 7, 16), (2, 3, 5), (5, 4, 3), (1, 2, 3), (2, 2, 1)]
 

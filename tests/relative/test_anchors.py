@@ -11,6 +11,7 @@ from keras_lgg.graphs import pairs
 from keras_lgg.relative import anchors
 from keras_lgg.relative.anchors import select_anchors
 
+pytestmark = pytest.mark.once
 N = 40
 X = np.random.default_rng(0).normal(size=(N, 5))
 LABELS = np.random.default_rng(1).integers(0, 3, N)

@@ -9,6 +9,7 @@ from keras_lgg.graphs import pairs
 from keras_lgg.relative import comparison
 from keras_lgg.relative.comparison import compare_spaces, linear_cka
 
+pytestmark = pytest.mark.once
 DTYPES = ["float32", "float64"]
 
 
