@@ -9,9 +9,12 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from autodiff import to_numpy
+from autodiff import BACKEND, to_numpy
 
 import keras_lgg as lgg
+
+# JAX says so where it computes in float32 what was asked for in float64.
+pytestmark = pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64:UserWarning")
 
 SAVED = pathlib.Path(__file__).parent / "saved"
 FILES = [
@@ -253,7 +256,10 @@ RANDOM = {"vae"}  # what the model draws in inference
 
 def load(path):
     model = keras.saving.load_model(path, safe_mode=True)
-    model.run_eagerly = True  # to trace or to compile a step takes longer than the step
+    # JAX compiles each operation of a step on its own, unless it compiles the step; TensorFlow and
+    # PyTorch take less time for a step than for its compilation.
+    model.jit_compile = BACKEND == "jax"
+    model.run_eagerly = BACKEND != "jax"
     if isinstance(model, lgg.Distiller) and model.teacher is None:
         model.teacher = load(path.with_name("distiller_with_teacher.keras")).teacher
     return model
@@ -325,8 +331,8 @@ def assert_same_outputs(found, expected, **tolerance):
 
 
 def test_files_are_there():
-    assert {path.parent.name for path in SAVED.glob("*/arrays.npz")} >= {"0.1.0"}
-    assert {path.stem for path in (SAVED / "0.1.0").glob("*.keras")} == set(OPTIONS)
+    assert len(list((SAVED / "0.1.0").glob("*.keras"))) == 21
+    assert {path.stem for path in SAVED.glob("*/*.keras")} == set(OPTIONS)
 
 
 @EACH_FILE
