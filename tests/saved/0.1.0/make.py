@@ -5,8 +5,9 @@ With that version installed, on TensorFlow: KERAS_BACKEND=tensorflow python make
 The files were written once. Run it again to know how they came about, never to replace them: a
 later version must load what this one wrote. `arrays.npz` holds, by the name of the file and a
 key: the inputs ``x0, x1, ...``; the targets ``y``, or ``y:<output>``; the outputs in inference
-``output0, ...``; what ``evaluate`` returned, ``evaluate:<metric>``; and the weights of the
-penalties, ``weight:<penalty or layer>``.
+``output0, ...``; what ``evaluate`` returned, ``evaluate:<metric>``; the weights of the penalties,
+``weight:<penalty or layer>``; and, under ``next_output`` and ``next_weight``, what they are after
+one more step, which tells whether the state of the training was saved.
 """
 
 import os
@@ -290,7 +291,7 @@ def relative_stacked():
 
 
 def relative_encoder():
-    """The anchors are encoded at every second step, and kept in between."""
+    """The anchors are encoded at every third step, and kept in between: at the next one, too."""
     encoder = network().get_layer("backbone")
     codes = lgg.layers.RelativeRepresentation(
         X[:6],
@@ -299,7 +300,7 @@ def relative_encoder():
         normalization="center",
         pool="sum",
         anchor_labels=[2, 1, 0, 0, 1, 2],
-        refresh_every=2,
+        refresh_every=3,
         anchor_training=False,
         name="codes",
     )
@@ -408,22 +409,39 @@ def penalties(model):
     ]
 
 
-def made(make):
-    """A trained model, and the arrays that go with it."""
+def step(model, x, y):
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+
+
+def state(model, x, prefix=""):
+    """Arrays of what training changes."""
+    found = {f"{prefix}output{i}": array for i, array in enumerate(outputs(model, x))}
+    weights = {p.name: keras.ops.convert_to_numpy(p.weight) for p in penalties(model)}
+    return found | {f"{prefix}weight:{name}": weight for name, weight in weights.items()}
+
+
+def saved(make):
+    """The arrays of a model, which is trained and written."""
     keras.utils.set_random_seed(0)
     name, model = make.__name__, make()
     model.run_eagerly = True  # to trace a few steps takes longer than they do; it is not saved
     inputs, y = INPUTS.get(name, [X]), TARGETS.get(name, LABELS)
     x = inputs[0] if len(inputs) == 1 else inputs
-    model.fit(x, y, batch_size=BATCH, epochs=2, verbose=0)
+    for _ in range(2):
+        step(model, x, y)
     arrays = {f"x{i}": array for i, array in enumerate(inputs)}
     arrays |= {f"y:{output}": y[output] for output in y} if isinstance(y, dict) else {"y": y}
-    arrays |= {f"output{i}": array for i, array in enumerate(outputs(model, x))}
-    arrays |= {f"weight:{p.name}": keras.ops.convert_to_numpy(p.weight) for p in penalties(model)}
+    arrays |= state(model, x)
     if name != "vae":  # which draws samples
         found = model.evaluate(x, y, batch_size=BATCH, verbose=0, return_dict=True)
         arrays |= {f"evaluate:{key}": np.float32(value) for key, value in found.items()}
-    return model, arrays
+    write(model, name)
+    if make is distiller_with_teacher:
+        write(model, "distiller_without_teacher", include_teacher=False)
+    if name not in ("dae", "vae"):  # which draw noise in training
+        step(model, x, y)
+        arrays |= state(model, x, "next_")
+    return arrays
 
 
 def write(model, name, **options):
@@ -440,16 +458,10 @@ def write(model, name, **options):
 def main():
     if (lgg.__version__, keras.backend.backend()) != (FOLDER.name, "tensorflow"):
         raise SystemExit(f"Expected keras_lgg {FOLDER.name} on TensorFlow.")
-    saved = {}
-    for make in MAKERS:
-        model, arrays = made(make)
-        names = [make.__name__]
-        write(model, names[0])
-        if make is distiller_with_teacher:
-            names.append("distiller_without_teacher")
-            write(model, names[1], include_teacher=False)
-        saved |= {f"{name}/{key}": array for name in names for key, array in arrays.items()}
-    np.savez_compressed(FOLDER / "arrays.npz", **saved)
+    arrays = {make.__name__: saved(make) for make in MAKERS}
+    arrays["distiller_without_teacher"] = arrays["distiller_with_teacher"]
+    flat = {f"{name}/{key}": array for name in arrays for key, array in arrays[name].items()}
+    np.savez_compressed(FOLDER / "arrays.npz", **flat)
 
 
 if __name__ == "__main__":
