@@ -94,12 +94,15 @@ def label_kernel(labels):
 
 
 def known_values(x):
-    """The values of a tensor as a NumPy array, or None inside a function that is being traced."""
+    """The values of a tensor as a NumPy array, or None where this process cannot read them.
+
+    So it is inside a function that is being traced, and for a JAX array of several processes.
+    """
     x = ops.convert_to_tensor(x)
     if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
         return None
     try:
-        return ops.convert_to_numpy(x)
+        return ops.convert_to_numpy(x) if getattr(x, "is_fully_addressable", True) else None
     except TypeError:  # of a JAX tracer
         return None
 

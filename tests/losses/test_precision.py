@@ -167,6 +167,7 @@ def test_small_gradients_survive_by_loss_scaling():
     assert apart < 0.2 * np.linalg.norm(changes["float32"])
 
 
+@pytest.mark.ci
 def test_bfloat16_learns_digits_as_well():
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
     images, labels = datasets.load_digits(return_X_y=True)

@@ -49,44 +49,52 @@ def free_port():
 
 
 def assert_as_one_device(report, count):
-    assert len(report) == count
-    for name, case in report.items():
-        assert case["apart"] < 1e-5, name
-        one, several = case["logs"]
-        if name != "layer":  # Keras logs the losses of layers once a replica
-            assert several == pytest.approx(one, rel=1e-4), name
+    apart = report["apart"]
+    assert len(apart) == count
+    assert {name: value for name, value in apart.items() if not value < 1e-5} == {}
+    for model, (one, several) in report["logs"].items():
+        if model == "penalized":  # Keras logs the losses of layers once a replica
+            one.pop("loss"), several.pop("loss")
+        assert several == pytest.approx(one, rel=1e-4), model
+
+
+def assert_apart(report, count):
+    apart = report["apart"]
+    assert len(apart) == count
+    assert {name: value for name, value in apart.items() if not value > 5e-5} == {}
 
 
 def test_a_graph_spans_two_replicas():
-    assert_as_one_device(trainings(2, "--only", "graph_smoothness", "graph_variation"), 2)
+    assert_as_one_device(trainings(2, "--only", "embedders"), 3 + 1)
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("count", [2, 4])
-def test_graphs_span_the_global_batch(count, known):
-    assert_as_one_device(trainings(count, *known), 14)
+def test_graphs_span_the_global_batch(known):
+    assert_as_one_device(trainings(2, *known), 14 + 3)
+
+
+@pytest.mark.ci
+def test_a_graph_spans_four_replicas():
+    assert_as_one_device(trainings(4, "--only", "penalized"), 5 + 1)
 
 
 @pytest.mark.ci
 @needs("batches that replicas share unevenly")
 def test_an_uneven_last_batch():
-    report = trainings(2, "--samples", 59, "--xla")
-    assert len(report) == 3
-    assert all(case["apart"] < 1e-5 for case in report.values()), report
+    apart = trainings(2, "--samples", 59, "--xla")["apart"]
+    assert len(apart) == 3 + 1
+    assert all(value < 1e-5 for value in apart.values()), apart
 
 
 @pytest.mark.ci
 def test_local_graphs_are_others(known):
-    report = trainings(2, "--local", *known)
-    assert len(report) == 11
-    for name, case in report.items():
-        assert case["apart"] > 5e-5, name
+    assert_apart(trainings(2, "--local", *known), 11)
 
 
 @pytest.mark.ci
 @needs("several devices, `keras.distribution`")
 def test_sharded_weights(known):
-    assert_as_one_device(trainings(4, "--model-parallel", *known), 14)
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 14 + 3)
 
 
 @pytest.mark.ci
@@ -98,9 +106,9 @@ def test_two_processes(local, known):
     for lines in outputs(both):
         report = json.loads(lines[-1])
         if local:
-            assert all(case["apart"] > 5e-5 for case in report.values()), report
+            assert_apart(report, 11)
         else:
-            assert_as_one_device(report, 14)
+            assert_as_one_device(report, 14 + 3)
 
 
 def printed(lines):

@@ -16,15 +16,16 @@ MODES = {
 }[BACKEND]
 
 
-def marked(modes):
-    """Modes as parameters of tests: what TensorFlow compiles is left to CI."""
-    left = ("graph", "xla")
+def marked(modes, left=("graph", "xla")):
+    """Modes as parameters of tests: those of ``left`` are left to CI."""
     return [pytest.param(m, marks=[pytest.mark.ci] if m in left else []) for m in modes]
 
 
 ALL_MODES = marked(MODES)
 # What costs minutes runs eagerly in other tests where it is compiled cheaply.
 FEW_MODES = marked(MODES if BACKEND == "tensorflow" else MODES[-1:])
+# For a test that calls one function many times, which pays for its compilation.
+COMPILED = marked([m for m in MODES if m != "eager"] or MODES, left=("xla",))
 
 
 @contextlib.contextmanager
@@ -84,12 +85,11 @@ def to_numpy(x):
 def _tf_function(function, arrays, mode):
     import tensorflow as tf
 
+    if mode == "xla":
+        return tf.function(function, jit_compile=True)
     signature = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in arrays]
-    return tf.function(
-        function,
-        jit_compile=mode == "xla",
-        input_signature=signature if mode == "graph" else None,
-    )
+    # A graph even where TensorFlow is told to run functions eagerly.
+    return tf.function(function, input_signature=signature).get_concrete_function()
 
 
 def _build_tensorflow(function, arrays, mode, wrt):

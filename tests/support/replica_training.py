@@ -4,8 +4,9 @@ python tests/support/replica_training.py 4 --samples 64  # four devices of this 
 python tests/support/replica_training.py 2 --process 0 --port 9000  # the first of two processes
 
 A process of its own, since the number of devices is fixed before a backend starts. It prints a
-JSON object: for each case, the largest relative difference of an array of weights, and the logs of
-both trainings.
+JSON object: for each network the largest relative difference of an array of weights, and for each
+model the logs of both trainings. A model holds many networks, each with a loss of its own, since to
+compile one program takes less time than many.
 """
 
 # ruff: noqa: E402 (the devices are made before a backend starts)
@@ -23,7 +24,7 @@ PARSER.add_argument("--local", action="store_true", help="with global_graph=Fals
 PARSER.add_argument("--process", type=int, help="of as many processes as replicas, on JAX")
 PARSER.add_argument("--port", type=int, help="where the first process listens")
 PARSER.add_argument("--model-parallel", action="store_true", help="weights sharded, on JAX")
-PARSER.add_argument("--only", nargs="+", help="names of cases")
+PARSER.add_argument("--only", nargs="+", help="names of builders")
 PARSER.add_argument("--xla", action="store_true", help="compile as Keras does by default")
 PARSER.add_argument("--known", help="file of the trainings on one device, written if missing")
 ARGS = PARSER.parse_args()
@@ -55,75 +56,114 @@ X = RNG.normal(size=(SAMPLES, 10)).astype("float32")
 Y = RNG.integers(0, 3, SAMPLES).astype("int32")
 
 
-def network(width=16, seed=0):
-    keras.utils.set_random_seed(seed)
+def network(name, width=16):
+    keras.utils.set_random_seed(0)  # the same weights, whatever else was built before
     return keras.Sequential(
         [
             keras.Input((10,)),
             layers.Dense(width, "relu", bias_initializer="normal", name="h1"),
             layers.Dense(width, "relu", bias_initializer="normal", name="h2"),
             layers.Dense(3, bias_initializer="normal"),
-        ]
+        ],
+        name=name,
     )
 
 
-def embedder():
-    return keras.Sequential([network(), layers.UnitNormalization()])
-
-
-def with_layer(loss):
+def with_layer(name, loss):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((10,))
     h1 = layers.Dense(16, "relu")(inputs)
     h2 = layers.Dense(16, "relu")(h1)
     h2 = lgg.layers.GeometryPenalty(loss, weight=0.1)([h1, h2])
-    return keras.Model(inputs, layers.Dense(3)(h2))
+    return keras.Model(inputs, layers.Dense(3)(h2), name=name)
 
 
-def penalized(loss, weight=0.01):
-    return lgg.GeometryModel(network(), [lgg.Penalty(loss, ["h1", "h2"], weight)])
+def side_by_side(networks, head=None):
+    """One model of networks which share nothing but their input: an output for each."""
+    inputs = keras.Input((10,))
+    outputs = {each.name: each(inputs) for each in networks}
+    if head is not None:
+        outputs = {name: head(output) for name, output in outputs.items()}
+    return keras.Model(inputs, outputs)
 
 
-def distilled(loss, taps=(("h1", "h1"),)):
-    return lgg.Distiller(network(24, seed=1), network(), [lgg.Penalty(loss, taps, 1.0)])
+def cross_entropies(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {name: loss for name in model.output_names}
 
 
-def cross_entropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def cases():
-    """By name: a function that builds a model, and the loss that it is compiled with."""
-    options = {"global_graph": GLOBAL}
-    for name, loss in {
+def embedders(options):
+    """Embeddings, each trained by the loss that the model is compiled with."""
+    compiled = {
         "graph_smoothness": losses.GraphSmoothness(**options),
         "graph_smoothness_knn": losses.GraphSmoothness(
             k=3, reduction="sum_over_batch_size", **options
         ),
         "target_graph": losses.TargetGraph(reduction="sum_over_batch_size", **options),
-    }.items():
-        yield name, embedder, loss
-    if SAMPLES % BATCH % REPLICAS:  # Keras's own mean over uneven replicas is another one
-        return
-    for name, build, loss in (
-        ("smoothness_variation", penalized, losses.SmoothnessVariation(num_classes=3, **options)),
-        ("smoothness_variation_knn", penalized, losses.SmoothnessVariation(k=3, **options)),
-        ("graph_variation", penalized, losses.GraphVariation(**options)),
-        ("layer", with_layer, losses.GraphVariation(**options)),
-        ("graph_distillation", distilled, losses.GraphDistillation(**options)),
-        ("graph_distillation_knn", distilled, losses.GraphDistillation(k=3, **options)),
-        ("relational_distance", distilled, losses.RelationalDistance(**options)),
-        ("relational_angle", distilled, losses.RelationalAngle(**options)),
-    ):
-        yield name, lambda build=build, loss=loss: build(loss), cross_entropy()
+    }
+    networks = [network(name) for name in compiled]
+    return side_by_side(networks, layers.UnitNormalization()), networks, compiled
+
+
+def penalized(options):
+    """Classifiers, each with a penalty of its own, or with a layer that holds one."""
+    penalties = {
+        "smoothness_variation": (losses.SmoothnessVariation(num_classes=3, **options), 0.01),
+        "smoothness_variation_knn": (losses.SmoothnessVariation(k=3, **options), 0.01),
+        "graph_variation": (losses.GraphVariation(**options), 0.01),
+    }
     if GLOBAL:
-        variation = losses.GraphVariation()
-        yield "balanced", lambda: penalized(variation, "balanced"), cross_entropy()
-        # Keras's own, which look at single samples.
-        logits = keras.distillation.LogitsDistillation(temperature=3.0)
-        feature = keras.distillation.FeatureDistillation(loss="mse")
-        yield "logits", lambda: distilled(logits, None), cross_entropy()
-        yield "feature", lambda: distilled(feature, None), cross_entropy()
+        penalties["balanced"] = losses.GraphVariation(), "balanced"
+    networks = [network(name) for name in penalties]
+    networks.append(with_layer("layer", losses.GraphVariation(**options)))
+    base = side_by_side(networks)
+    model = lgg.GeometryModel(
+        base,
+        [
+            lgg.Penalty(
+                loss,
+                [f"{name}/h1", f"{name}/h2"],
+                weight,
+                name=name,
+                labels=name if name.startswith("smoothness") else None,
+            )
+            for name, (loss, weight) in penalties.items()
+        ],
+    )
+    return model, networks, cross_entropies(base)
+
+
+def distilled(options):
+    """Students, each with a penalty and a teacher of its own."""
+    penalties = {
+        "graph_distillation": losses.GraphDistillation(**options),
+        "graph_distillation_knn": losses.GraphDistillation(k=3, **options),
+        "relational_distance": losses.RelationalDistance(**options),
+        "relational_angle": losses.RelationalAngle(**options),
+    }
+    if GLOBAL:  # Keras's own, which look at single samples
+        penalties["logits"] = keras.distillation.LogitsDistillation(temperature=3.0)
+        penalties["feature"] = keras.distillation.FeatureDistillation(loss="mse")
+    teachers = [network(name, 24) for name in penalties]
+    networks = [network(name) for name in penalties]
+    student = side_by_side(networks)
+    model = lgg.Distiller(
+        side_by_side(teachers),
+        student,
+        [
+            lgg.Penalty(loss, [(tap, tap)], name=name)
+            for name, loss in penalties.items()
+            for tap in [name if name in ("logits", "feature") else f"{name}/h1"]
+        ],
+    )
+    return model, networks, cross_entropies(student)
+
+
+def builders():
+    """What builds a model, its networks, and the losses that it is compiled with."""
+    if SAMPLES % BATCH % REPLICAS:  # Keras's own mean over uneven replicas is another one
+        return [embedders]
+    return [embedders, penalized, distilled]
 
 
 @contextlib.contextmanager
@@ -148,18 +188,28 @@ def distribution():
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 
 
-def train(build, loss, *, split=False):
-    """The weights and the last logs; with ``split``, each process brings its part of a batch."""
-    model = build()
-    model.compile(keras.optimizers.SGD(0.003), loss, jit_compile="auto" if ARGS.xla else False)
+def train(build, *, split=False):
+    """By network its weights, and the last logs; with ``split``, a process brings its part."""
+    model, networks, loss = build({"global_graph": GLOBAL})
+    # JAX must compile a step that several processes share; what TensorFlow compiles it would not
+    # use again.
+    jit_compile = "auto" if ARGS.xla or BACKEND == "jax" else False
+    model.compile(keras.optimizers.SGD(0.003), loss, jit_compile=jit_compile)
     if BACKEND == "tensorflow":
-        arguments = {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)}
+        arguments = {"x": tf.data.Dataset.from_tensor_slices((X, targets(loss))).batch(BATCH)}
     else:
         part = BATCH // REPLICAS if split else BATCH
         mine = np.arange(SAMPLES) % BATCH // part == (ARGS.process if split else 0)
-        arguments = {"x": X[mine], "y": Y[mine], "batch_size": part}
+        arguments = {"x": X[mine], "y": targets(loss, mine), "batch_size": part}
     history = model.fit(**arguments, epochs=EPOCHS, shuffle=False, verbose=0).history
-    return model.get_weights(), {name: values[-1] for name, values in history.items()}
+    weights = {each.name: each.get_weights() for each in networks}
+    if GLOBAL:
+        weights[f"all {build.__name__}"] = model.get_weights()
+    return weights, {name: values[-1] for name, values in history.items()}
+
+
+def targets(loss, mine=slice(None)):
+    return {name: Y[mine] for name in loss}
 
 
 def _relative(a, b):
@@ -167,26 +217,45 @@ def _relative(a, b):
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-12))
 
 
+def eager_loss():
+    """A loss of arrays that lie in several processes, with nothing compiled."""
+    import jax
+
+    def spread(array):
+        mine = np.split(array[:BATCH], REPLICAS)[ARGS.process]
+        return jax.make_array_from_process_local_data(sharding, mine)
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "batch")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    loss = losses.GraphSmoothness()
+    return [float(loss(*arrays)) for arrays in ((Y[:BATCH], X[:BATCH]), (spread(Y), spread(X)))]
+
+
 def main():
     if ARGS.process is not None:
         keras.distribution.initialize(f"127.0.0.1:{ARGS.port}", REPLICAS, ARGS.process)
-    report, known = {}, {}
+    report, logs, known = {}, {}, {}
     path = ARGS.known and pathlib.Path(ARGS.known)
     if path and path.exists():
         known = pickle.loads(path.read_bytes())
-    for name, build, loss in cases():
-        if ARGS.only and name not in ARGS.only:
+    for build in builders():
+        if ARGS.only and build.__name__ not in ARGS.only:
             continue
-        if name not in known:
-            known[name] = train(build, loss)
-        one, one_logs = known[name]
+        key = build.__name__
+        if key not in known:
+            known[key] = train(build)
+        one, one_logs = known[key]
         with replicas():
-            several, several_logs = train(build, loss, split=ARGS.process is not None)
-        apart = max(_relative(a, b) for a, b in zip(one, several, strict=True))
-        report[name] = {"apart": apart, "logs": [one_logs, several_logs]}
+            several, several_logs = train(build, split=ARGS.process is not None)
+        for name, weights in several.items():
+            pairs = zip(one[name], weights, strict=True)
+            report[name] = max(_relative(a, b) for a, b in pairs)
+        logs[key] = one_logs, several_logs
+    if ARGS.process is not None:
+        logs["eager"] = [{"loss": value} for value in eager_loss()]
     if path and not path.exists():
         path.write_bytes(pickle.dumps(known))
-    print(json.dumps(report))
+    print(json.dumps({"apart": report, "logs": logs}))
 
 
 if __name__ == "__main__":
