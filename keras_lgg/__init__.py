@@ -16,6 +16,7 @@ from keras_lgg import (
 )
 from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.geometry_model import GeometryModel
+from keras_lgg.training.paths import layer_paths
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.training.teacher_cache import teacher_cache
 
@@ -29,6 +30,7 @@ __all__ = [
     "constraints",
     "datasets",
     "graphs",
+    "layer_paths",
     "layers",
     "losses",
     "manifolds",

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalty_layer import GeometryPenalty
-from keras_lgg.training.taps import layers_of
+from keras_lgg.training.rebuilding import layers_of
 
 
 class GeometryGuard(keras.callbacks.Callback):

@@ -13,7 +13,7 @@ from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalties import layer_taps, teacher_student_taps
-from keras_lgg.training.taps import Untracked
+from keras_lgg.training.taps import Tapped
 
 Taps = str | Sequence[str | tuple[str, str]] | None
 OUTPUT = "output"  # what the output of a model is called where no layer is named
@@ -66,7 +66,7 @@ class Probe:
         names, classes = np.unique(self.classes, return_inverse=True)
         return classes, len(names)
 
-    def representations(self, network: Untracked, layers: Sequence[str | None]) -> list[np.ndarray]:
+    def representations(self, network: Tapped, layers: Sequence[str | None]) -> list[np.ndarray]:
         """What some layers make of the samples, a float array ``(n, d)`` for each."""
         parts = [self._seen(network, layers, batch) for batch in self._batches()]
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
@@ -129,9 +129,9 @@ def teacher_of(model: keras.Model) -> keras.Model | None:
     return model.teacher if isinstance(model, Distiller) else None
 
 
-def probed(network: keras.Model, layers: Sequence[str | None]) -> Untracked:
+def probed(network: keras.Model, layers: Sequence[str | None]) -> Tapped:
     """A network that can be asked about some of its layers, or raise where one is unknown."""
-    return Untracked.of(network, [path for path in layers if path is not None])
+    return Tapped(network, [path for path in layers if path is not None])
 
 
 def resolved_taps(model: keras.Model, taps: Taps, teacher: Any) -> list[Tap]:

@@ -10,7 +10,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalty_layer import GeometryPenalty
-from keras_lgg.training.taps import layers_of
+from keras_lgg.training.rebuilding import layers_of
 
 UNITS = ("step", "epoch")
 

@@ -16,7 +16,7 @@ from keras_lgg.manifolds import hilbert
 from keras_lgg.manifolds.distances import curve_lengths
 from keras_lgg.manifolds.report import LatentManifold, Level, ManifoldReport
 from keras_lgg.manifolds.strata import MODES, mode_factors, ranks_at
-from keras_lgg.training.taps import is_graph
+from keras_lgg.training.rebuilding import is_graph
 from keras_lgg.types import ArrayLike
 
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)

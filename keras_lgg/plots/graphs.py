@@ -10,7 +10,7 @@ from keras_lgg.graphs import functions
 from keras_lgg.graphs.labels import are_class_indices, class_indices
 from keras_lgg.plots import layouts, style
 from keras_lgg.relative.comparison import finite_rows
-from keras_lgg.training.taps import tapped_model
+from keras_lgg.training.taps import TappedModel
 from keras_lgg.types import Figure
 
 # What the numbers of each metric are called.
@@ -57,7 +57,7 @@ def representations(
     if not taps:
         raise checks.invalid("taps", "at least one path of a layer", taps)
     checks.check_positive_integer("batch_size", batch_size)
-    tapped = tapped_model(model, taps)
+    tapped = TappedModel(model, taps)
     found = tapped.predict(x, batch_size=batch_size, verbose=0)[1]
     return {path: found[path] for path in taps}
 

@@ -12,7 +12,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.relative import projection
-from keras_lgg.training.taps import is_graph, layers_of, rebuilt
+from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
 from keras_lgg.types import ArrayLike, Tensor
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
 from keras_lgg.relative.layer import RelativeRepresentation, with_fixed_anchors
 from keras_lgg.relative.translation import Translator
-from keras_lgg.training.taps import graph_of, is_graph, layers_of
+from keras_lgg.training.rebuilding import graph_of, is_graph, layers_of
 
 
 def stitch(

@@ -10,7 +10,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.robustness.classifiers import Network, unchanged
 from keras_lgg.robustness.perturbations import ModelPerturbation, sample_rng, store_numbers
-from keras_lgg.training.taps import edited_model, tapped_model
+from keras_lgg.training.taps import EditedModel, TappedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,10 @@ class DroppedUnits(ModelPerturbation):
     def outputs(
         self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
-        _, taps = tapped_model(network.model, self.taps)(images[:1])
+        _, taps = TappedModel(network.model, self.taps)(images[:1])
         size = network.batch_size
         masks = {path: _Mask((size, *taps[path].shape[1:])) for path in self.taps}
-        faulty = Network(edited_model(network.model, masks), batch_size=size)
+        faulty = Network(EditedModel(network.model, masks), batch_size=size)
         for rate in self.rates:
             for mask in masks.values():
                 # At a rate of 1 nothing is kept that could be scaled.

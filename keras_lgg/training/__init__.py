@@ -5,6 +5,7 @@ Its names are public at the top level, as `keras_lgg.GeometryModel`, and in `ker
 
 from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.geometry_model import GeometryModel
+from keras_lgg.training.paths import layer_paths
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.training.penalty_layer import GeometryPenalty, without_penalties
 from keras_lgg.training.teacher_cache import teacher_cache
@@ -14,6 +15,7 @@ __all__ = [
     "GeometryModel",
     "GeometryPenalty",
     "Penalty",
+    "layer_paths",
     "teacher_cache",
     "without_penalties",
 ]

@@ -69,21 +69,6 @@ class Balance:
         return _replaced(value, ops.cast(self.weight, value.dtype) * value)
 
 
-class WatchTask(keras.layers.Layer):
-    """`Balance.watch_task` as a layer, for a graph."""
-
-    def __init__(self, balance, **kwargs):
-        super().__init__(**kwargs)
-        self._variables_of_balance = balance.variables
-        self._watch = balance.watch_task
-
-    def call(self, inputs):
-        return self._watch(inputs)
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, inputs.dtype)
-
-
 def _overwritten(name):
     variable = keras.Variable(
         ops.zeros(()), dtype="float32", autocast=False, aggregation="sum", name=name

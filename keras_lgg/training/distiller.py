@@ -9,8 +9,15 @@ from keras import ops
 
 from keras_lgg.losses import replicas
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.penalties import Penalty, is_keras_distillation, teacher_student_taps
-from keras_lgg.training.taps import Untracked
+from keras_lgg.training.paths import has_path, path_at, position_of
+from keras_lgg.training.penalties import (
+    Penalty,
+    check_penalties,
+    is_keras_distillation,
+    located_pairs,
+    teacher_student_taps,
+)
+from keras_lgg.training.taps import Tapped
 from keras_lgg.training.teacher_cache import OUTPUTS, split_cached
 from keras_lgg.types import PathLike, Tensor
 
@@ -23,7 +30,7 @@ class Distiller(PenalizedModel):
     ``trainable`` flag. ``distiller.student`` is the plain model that you deploy.
 
     Args:
-        teacher: Trained model (Functional or Sequential where it is tapped). ``None`` where
+        teacher: Trained model. ``None`` where
             `teacher_cache` stands in for it, or to restore a distiller that was saved without it:
             then assign ``distiller.teacher`` before ``fit``.
         student: Model to train, of the same inputs.
@@ -67,11 +74,15 @@ class Distiller(PenalizedModel):
         penalties: Sequence[Penalty],
         **kwargs: Any,
     ) -> None:
+        penalties = [
+            located_pairs(penalty, teacher, student) for penalty in check_penalties(penalties)
+        ]
         super().__init__(student, penalties, **kwargs)
         self.student = student
         self._pairs = [teacher_student_taps(penalty) for penalty in self.penalties]
         paths = [path for pairs in self._pairs for _, path in pairs if path is not None]
-        self._tapped = Untracked.of(self._watched(student), paths)
+        self._tapped = self._tapping(student, paths)
+        self._teacher_positions: dict[str, list[list[int]]] = {}
         self.teacher = teacher
 
     @property
@@ -95,9 +106,21 @@ class Distiller(PenalizedModel):
                 "Received: one that has not been built. Call it on a batch or build it first."
             )
         paths = [path for pairs in self._pairs for path, _ in pairs if path is not None]
-        self._teacher = Untracked.of(teacher, paths)
+        self._teacher_paths = {path: self._in_teacher(teacher, path) for path in paths}
+        self._teacher = Tapped(teacher, [] if teacher is None else self._teacher_paths.values())
+        if teacher is not None:
+            self._teacher_positions = {
+                path: position_of(teacher, now) for path, now in self._teacher_paths.items()
+            }
         # A function that was compiled with another teacher must not be used again.
         self.train_function = self.test_function = None
+
+    def _in_teacher(self, teacher, path):
+        """The path of a layer in a teacher that may name it anew since a file was written."""
+        position = self._teacher_positions.get(path)
+        if teacher is None or not position or has_path(teacher, path):
+            return path
+        return path_at(teacher, path, position)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Keras tracks each model that is set as an attribute: the teacher's variables would then
@@ -134,7 +157,8 @@ class Distiller(PenalizedModel):
                 "lgg.teacher_cache. Received: neither. Assign it first, distiller.teacher = "
                 "teacher, or cache what it says about the data."
             )
-        return self._teacher.infer(x)
+        outputs, taps = self._teacher.infer(x)
+        return outputs, {path: taps[now] for path, now in self._teacher_paths.items()}
 
     @staticmethod
     def _places(penalty):
@@ -171,7 +195,7 @@ class Distiller(PenalizedModel):
         """As `keras.Model.save`, with or without the teacher and its weights in the file."""
         teacher = self._teacher
         if not include_teacher:
-            self._teacher = Untracked.of(None, [])
+            self._teacher = Tapped(None)
         try:
             return super().save(filepath, *args, **kwargs)
         finally:
@@ -180,7 +204,40 @@ class Distiller(PenalizedModel):
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         teacher = None if self.teacher is None else serialize(self.teacher)
-        return {**super().get_config(), "teacher": teacher, "student": serialize(self.student)}
+        student = {
+            path: position_of(self.student, path)
+            for pairs in self._pairs
+            for _, path in pairs
+            if path is not None
+        }
+        return {
+            **super().get_config(),
+            "teacher": teacher,
+            "student": serialize(self.student),
+            "positions": {"teacher": self._teacher_positions, "student": student},
+        }
+
+    @classmethod
+    def _restored(cls, *, teacher, student, penalties, positions=None, **config):
+        known = positions or {"teacher": {}, "student": {}}
+
+        def found(network, path, positions):
+            known_at = positions.get(path, [])
+            return path_at(network, path, known_at) if network is not None and known_at else path
+
+        for penalty in penalties:
+            if penalty.taps is not None:
+                penalty.taps = [
+                    (
+                        found(teacher, theirs, known["teacher"]),
+                        found(student, ours, known["student"]),
+                    )
+                    for theirs, ours in penalty.taps
+                ]
+        distiller = cls(teacher, student, penalties, **config)
+        if teacher is None:
+            distiller._teacher_positions = known["teacher"]
+        return distiller
 
 
 def _distillation_value(loss, teacher, student, get_labels):

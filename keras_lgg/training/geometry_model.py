@@ -6,14 +6,15 @@ from typing import Any
 import keras
 
 from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.paths import path_at, position_of
 from keras_lgg.training.penalties import (
     Penalty,
-    check_base_penalty,
+    base_penalty,
+    check_penalties,
     layer_taps,
     loss_needs_labels,
     loss_on_layers,
 )
-from keras_lgg.training.taps import Untracked
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -24,7 +25,7 @@ class GeometryModel(PenalizedModel):
     nothing of this package, and is what you deploy.
 
     Args:
-        base: Functional or Sequential model (any model where every ``taps`` is ``None``).
+        base: Any Keras model.
         penalties: List of `Penalty`.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
 
@@ -58,13 +59,13 @@ class GeometryModel(PenalizedModel):
     """
 
     def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
+        penalties = [base_penalty(penalty, base) for penalty in check_penalties(penalties)]
         super().__init__(base, penalties, **kwargs)
         self.base = base
         paths: list[str] = []
         for penalty in self.penalties:
-            check_base_penalty(penalty, base)
             paths += layer_taps(penalty) if penalty.taps is not None else []
-        self._tapped = Untracked.of(self._watched(base), paths)
+        self._tapped = self._tapping(base, paths)
 
     @property
     def _core(self):
@@ -90,4 +91,21 @@ class GeometryModel(PenalizedModel):
 
     def get_config(self) -> dict[str, Any]:
         base = keras.saving.serialize_keras_object(self.base)
-        return {**super().get_config(), "base": base}
+        positions = {
+            path: position_of(self.base, path)
+            for penalty in self.penalties
+            for path in (layer_taps(penalty) if penalty.taps is not None else [])
+        }
+        return {**super().get_config(), "base": base, "positions": positions}
+
+    @classmethod
+    def _restored(cls, *, base, penalties, positions=None, **config):
+        def found(path):
+            return path_at(base, path, (positions or {}).get(path, []))
+
+        for penalty in penalties:
+            if isinstance(penalty.taps, str):
+                penalty.taps = found(penalty.taps)
+            elif penalty.taps is not None:
+                penalty.taps = [found(path) for path in penalty.taps]
+        return cls(base, penalties, **config)

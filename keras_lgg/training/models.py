@@ -1,7 +1,9 @@
 """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of the loss."""
 
+import collections
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -9,10 +11,10 @@ import keras
 from keras import ops
 
 from keras_lgg.losses import replicas
-from keras_lgg.training.balance import WatchTask
 from keras_lgg.training.finiteness import NotFinite
 from keras_lgg.training.penalties import Penalty, check_penalties, weighted_value
-from keras_lgg.training.taps import edited_model, is_graph
+from keras_lgg.training.rebuilding import is_graph
+from keras_lgg.training.taps import Tapped
 from keras_lgg.types import Tensor
 
 
@@ -130,16 +132,14 @@ class PenalizedModel(keras.Model):
                 y_pred = keras.tree.map_structure(penalty.balance.watch_task, y_pred)
         return y_pred
 
-    def _watched(self, core):
-        """The core, in which the balanced penalties see the gradients that come back to the taps.
-
-        It shares the weights of the core, which stays as it is.
-        """
+    def _tapping(self, core, paths):
+        """The core with its taps, where balanced penalties see the gradients that come back."""
+        watching = collections.defaultdict(list)
         for penalty in self.penalties:
             path = None if penalty.balance is None else self._last_tap(penalty)
             if path is not None:
-                core = edited_model(core, {path: WatchTask(penalty.balance)})
-        return core
+                watching[path].append(penalty.balance.watch_task)
+        return Tapped(core, paths, {path: _chain(watch) for path, watch in watching.items()})
 
     def _check_nothing_to_balance(self):
         for penalty in self.penalties:
@@ -193,7 +193,11 @@ class PenalizedModel(keras.Model):
             key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
             for key, value in config.items()
         }
-        return cls(**restored)
+        return cls._restored(**restored)
+
+
+def _chain(functions):
+    return lambda x: functools.reduce(lambda x, function: function(x), functions, x)
 
 
 # Maps each model that runs inside `recording_taps` to what its taps saw.

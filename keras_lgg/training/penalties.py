@@ -1,5 +1,6 @@
 """Penalties: which loss, at which layers of a model, how strongly."""
 
+import copy
 import math
 import numbers
 import re
@@ -12,6 +13,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.losses.base import mean
 from keras_lgg.training.balance import Balance
+from keras_lgg.training.paths import paths_of
 from keras_lgg.types import Tensor
 
 FRACTION = 0.1  # of a balanced weight
@@ -25,10 +27,14 @@ class Penalty:
         loss: A loss of `keras_lgg.losses`; any Keras loss of ``(labels, representation)`` (in a
             `Distiller`: of ``(teacher, student)`` representations); in a `Distiller` also
             `keras.distillation.LogitsDistillation` and `FeatureDistillation`.
-        taps: In a `GeometryModel`: the name of a layer, or a list of them in their order along
-            the depth. In a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A
-            layer of a nested model is named by its path, ``"backbone/block3"``. ``None`` is the
-            output of the model. A loss on single layers is averaged over its taps.
+        taps: In a `GeometryModel`: a layer, or a list of them in their order along the depth. In
+            a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A layer is named by
+            its path through the names, or attributes, of the models and layers around it:
+            ``"backbone/block3"``. ``"shared@1"`` is its second call, ``"lstm:0"`` its first
+            output. A pattern, ``"stage*_out"``, stands for all layers that it matches, in the
+            order in which they return (see `keras_lgg.layer_paths`); a layer itself is a tap, and
+            the name of an output. ``None`` is the output of the model. A loss on single layers is
+            averaged over its taps.
         weight: Factor of the penalty in the total loss, at least 0. Or ``"balanced"``: the factor
             follows the training, so that with respect to the last tap the norm of the weighted
             penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
@@ -68,7 +74,7 @@ class Penalty:
         fraction: float | None = None,
     ) -> None:
         self.loss = check_loss(loss)
-        self.taps = taps if taps is None or isinstance(taps, str) else list(taps)
+        self.taps = taps if taps is None or _is_tap(taps) else list(taps)
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
             self._weight = keras.Variable(
@@ -192,7 +198,51 @@ def check_weight(weight):
 
 def layer_taps(penalty):
     """The layers that a penalty on one network taps, as a list."""
-    return [penalty.taps] if isinstance(penalty.taps, str) else penalty.taps
+    return penalty.taps if isinstance(penalty.taps, list) else [penalty.taps]
+
+
+def located(penalty, base):
+    """The penalty, with paths of the base in place of patterns and layers among its taps.
+
+    A copy, which shares the weight, where there are any: they mean others in another model.
+    """
+    if penalty.taps is None:
+        return penalty
+    taps = penalty.taps if isinstance(penalty.taps, list) else [penalty.taps]
+    return _with_taps(penalty, [path for tap in taps for path in paths_of(base, tap)])
+
+
+def located_pairs(penalty, teacher, student):
+    """As `located`, of a penalty that compares a teacher with a student."""
+    if penalty.taps is None:
+        return penalty
+    pairs = []
+    for theirs, ours in teacher_student_taps(penalty):
+        found = [
+            [tap] if tap is None or (model is None and isinstance(tap, str)) else paths_of(model, tap)
+            for model, tap in ((teacher, theirs), (student, ours))
+        ]
+        if len(found[0]) != len(found[1]):
+            raise ValueError(
+                f"The patterns of the penalty '{penalty.name}' do not go together. Expected as "
+                f"many layers of the teacher as of the student. Received: {found[0]} for "
+                f"{theirs!r} and {found[1]} for {ours!r}."
+            )
+        pairs += zip(*found, strict=True)
+    return _with_taps(penalty, pairs)
+
+
+def _with_taps(penalty, taps):
+    given = penalty.taps if isinstance(penalty.taps, list) else [penalty.taps]
+    if [*map(_as_tuple, given)] == [*map(_as_tuple, taps)]:
+        return penalty
+    penalty = copy.copy(penalty)
+    penalty.taps = taps
+    return penalty
+
+
+def _as_tuple(tap):
+    return tuple(tap) if isinstance(tap, list) else tap
 
 
 def teacher_student_taps(penalty):
@@ -221,7 +271,7 @@ def teacher_student_taps(penalty):
         isinstance(pairs, str)
         or not pairs
         or not all(
-            not isinstance(pair, str) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_end, pair))
             for pair in pairs
         )
     ):
@@ -233,8 +283,17 @@ def teacher_student_taps(penalty):
     return [tuple(pair) for pair in pairs]
 
 
-def check_base_penalty(penalty, base):
-    """Raise where a penalty cannot act on one network."""
+def _is_tap(tap):
+    return isinstance(tap, str | keras.layers.Layer)
+
+
+def _is_end(tap):
+    """Whether this can be one of a pair of taps; ``None`` is the output."""
+    return tap is None or _is_tap(tap)
+
+
+def base_penalty(penalty, base):
+    """The penalty `located` on one network, or raise where it cannot act on it."""
     loss, taps = penalty.loss, penalty.taps
     if is_keras_distillation(loss) or getattr(loss, "needs_teacher", False):
         raise ValueError(
@@ -242,13 +301,12 @@ def check_base_penalty(penalty, base):
             f"one network in a GeometryModel. Received: {type(loss).__name__}. "
             "Use lgg.Distiller(teacher, student, penalties)."
         )
-    if taps is not None and not (
-        taps and all(isinstance(path, str) for path in layer_taps(penalty))
-    ):
+    if taps is not None and not (taps and all(map(_is_tap, layer_taps(penalty)))):
         raise ValueError(
-            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected the name "
-            f"of a layer or a list of names. Received: taps={taps!r}."
+            f"Invalid value for argument `taps` of the penalty '{penalty.name}'. Expected the path "
+            f"of a layer, a pattern, a layer, or a list of them. Received: taps={taps!r}."
         )
+    penalty = located(penalty, base)
     if getattr(loss, "across_layers", False) and len(layer_taps(penalty) if taps else []) < 2:
         raise ValueError(
             f"The penalty '{penalty.name}' compares layers with each other. Expected at least two "
@@ -262,6 +320,7 @@ def check_base_penalty(penalty, base):
             f"in a model of several outputs. Received: taps=None with {len(outputs)} outputs. "
             f"Name one of the output layers: {base.output_names}."
         )
+    return penalty
 
 
 def check_penalties(penalties):

@@ -17,7 +17,7 @@ from keras_lgg.training.penalties import (
     weight_config,
     weighted_value,
 )
-from keras_lgg.training.taps import is_graph, layers_of, rebuilt
+from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
 from keras_lgg.types import Tensor
 
 

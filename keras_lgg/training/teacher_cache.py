@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_lgg.checks import invalid
 from keras_lgg.training.penalties import Penalty, check_penalties, teacher_student_taps
-from keras_lgg.training.taps import tapped_model
+from keras_lgg.training.taps import TappedModel
 from keras_lgg.types import Dataset, PathLike
 
 # A cached sample's inputs are a dict of these two: what the student sees, and what the teacher
@@ -116,7 +116,7 @@ def split_cached(x):
 
 def _inference(teacher, taps):
     """A function of a batch that gives the taps and, where asked for, the outputs."""
-    runner = tapped_model(teacher, taps) if taps else teacher
+    runner = TappedModel(teacher, taps) if taps else teacher
 
     def infer(x, *, outputs):
         predicted = runner.predict_on_batch(x)

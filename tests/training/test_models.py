@@ -783,7 +783,7 @@ class TestErrors:
                 lambda: lgg.GeometryModel(
                     network(), [lgg.Penalty(lgg.losses.GraphSmoothness(), [("h1", "h2")])]
                 ),
-                "Expected the name of a layer or a list of names",
+                "Expected the path of a layer",
             ),
             (
                 lambda: lgg.GeometryModel(network(), [smooth(), smooth()]),

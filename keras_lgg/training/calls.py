@@ -1,0 +1,191 @@
+"""What the layers of a model return, seen and changed while the model is called.
+
+For the time of one call the ``call`` methods of some layers are wrapped. So it needs no graph of
+layers, and what is seen belongs to the very forward pass, or trace, that the step takes.
+"""
+
+import collections
+import contextlib
+import contextvars
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_lgg.training.internals import mask_of
+
+
+class Call(NamedTuple):
+    """One call of a layer: what it was given and what it returned, with its mask."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+    mask: Any
+
+
+class Recording:
+    """The calls of some layers, in their order.
+
+    Args:
+        layers: The layers that are watched.
+        edit: Function ``edit(layer, call, count)`` of a watched layer, its present call and the
+            number of calls before, which returns what takes the place of the outputs.
+        lenient: Whether to pass over what cannot be seen, in place of an error.
+    """
+
+    def __init__(self, layers, edit=None, *, lenient=False):
+        self._layers = {id(layer): layer for layer in layers}
+        self._edit = edit
+        self._lenient = lenient
+        self._trace = _current_trace()
+        self._order: list[tuple[keras.layers.Layer, Call]] = []
+        self._hidden: set[int] = set()
+        self._calls = collections.defaultdict(list)
+
+    @property
+    def order(self) -> list[tuple[keras.layers.Layer, Call]]:
+        """The layers that were seen in all of their calls, in the order in which they returned."""
+        return [(layer, call) for layer, call in self._order if id(layer) not in self._hidden]
+
+    def calls_of(self, layer) -> list[Call]:
+        return self._calls[id(layer)]
+
+    def watches(self, layer):
+        return id(layer) in self._layers
+
+    def saw(self, layer, call):
+        """Keep a call; returns the outputs that the layer is to return."""
+        if _current_trace() != self._trace:
+            if self._lenient:
+                self._hidden.add(id(layer))
+                return call.outputs
+            raise ValueError(
+                f"The layer '{layer.name}' cannot be tapped where it runs. Expected a layer that "
+                "is called in the forward pass itself. Received: one that runs inside a loop, a "
+                "condition, or a block that is compiled by itself or rematerialised (keras.remat, "
+                "RematScope), whose values do not come out. Tap the layer around it."
+            )
+        calls = self._calls[id(layer)]
+        outputs = call.outputs if self._edit is None else self._edit(layer, call, len(calls))
+        calls.append(call)
+        self._order.append((layer, call))
+        return outputs
+
+
+@contextlib.contextmanager
+def watching(
+    layers: list[keras.layers.Layer],
+    edit: Callable[..., Any] | None = None,
+    *,
+    lenient: bool = False,
+) -> Iterator[Recording]:
+    """Record the calls of some layers, in this thread, until the block ends.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lgg.training.calls import watching
+        >>> hidden = keras.layers.Dense(3)
+        >>> model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2)])
+        >>> with watching([hidden]) as recording:
+        ...     outputs = model(np.zeros((5, 4), "float32"))
+        >>> [tuple(call.outputs.shape) for call in recording.calls_of(hidden)]
+        [(5, 3)]
+    """
+    layers = list({id(layer): layer for layer in layers}.values())
+    recording = Recording(layers, edit, lenient=lenient)
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_wrapped(layer))
+        token = _recordings.set((*_recordings.get(), recording))
+        try:
+            yield recording
+        finally:
+            _recordings.reset(token)
+
+
+# Those of the present thread: the replicas of a distribution strategy trace in threads.
+_recordings: contextvars.ContextVar[tuple[Recording, ...]] = contextvars.ContextVar(
+    "keras_lgg_recordings", default=()
+)
+_lock = threading.RLock()
+_wrap_counts: collections.Counter[int] = collections.Counter()
+
+
+@contextlib.contextmanager
+def _wrapped(layer):
+    """The methods that a layer can be called by, wrapped once however many recordings need it."""
+    methods = [name for name in ("call", "quantized_call") if hasattr(layer, name)]
+    with _lock:
+        _wrap_counts[id(layer)] += 1
+        if _wrap_counts[id(layer)] == 1:
+            for name in methods:
+                # In place of an attribute, which Keras and PyTorch would track.
+                layer.__dict__[name] = _recorded(layer, layer.__dict__.get(name), name)
+    try:
+        yield
+    finally:
+        with _lock:
+            _wrap_counts[id(layer)] -= 1
+            if not _wrap_counts[id(layer)]:
+                del _wrap_counts[id(layer)]
+                for name in methods:
+                    before = layer.__dict__.pop(name).before
+                    if before is not None:
+                        layer.__dict__[name] = before
+
+
+def _recorded(layer, before, name):
+    original = getattr(layer, name) if before is None else before
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        recordings = [recording for recording in _recordings.get() if recording.watches(layer)]
+        if not recordings:
+            return original(*args, **kwargs)
+        previous = _previous_mask(args, kwargs)
+        outputs = original(*args, **kwargs)
+        mask = _mask_of(layer, args, outputs, previous)
+        for recording in recordings:
+            outputs = recording.saw(layer, Call(args, kwargs, outputs, mask))
+        return outputs
+
+    call.before = before
+    return call
+
+
+def _previous_mask(args, kwargs):
+    """The mask of a layer's first input, which some layers take off while they run."""
+    if kwargs.get("mask") is not None:
+        return kwargs["mask"]
+    first = args[0] if args else next(iter(kwargs.values()), None)
+    return keras.tree.map_structure(mask_of, first)
+
+
+def _mask_of(layer, args, outputs, previous):
+    """The mask that Keras is about to put on the outputs of a layer."""
+    given = keras.tree.map_structure(mask_of, outputs)
+    if any(mask is not None for mask in keras.tree.flatten(given)):
+        return given
+    if not layer.supports_masking:
+        return None
+    return layer.compute_mask(args[0] if args else None, previous)
+
+
+def _current_trace():
+    """What is being traced: a tensor of another trace is not to be kept."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.extend.core import get_opaque_trace_state
+
+        return get_opaque_trace_state(convention="nnx")
+    if backend == "tensorflow":
+        import tensorflow as tf
+        from tensorflow.python.eager import record
+
+        # `tf.recompute_grad` calls its function with the tapes stopped.
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        return graph, record.could_possibly_record()
+    return None

@@ -1,0 +1,72 @@
+"""What of Keras the package needs and Keras keeps to itself: all of it here, in one place."""
+
+import inspect
+import itertools
+
+import keras
+
+
+def mask_of(tensor):
+    """The mask that Keras keeps with a tensor, or ``None``."""
+    return keras.src.backend.get_keras_mask(tensor)
+
+
+def symbolic_outputs(function, *inputs):
+    """What a function of backend tensors returns for symbolic inputs, run in no graph."""
+    return keras.src.backend.compute_output_spec(function, *inputs)
+
+
+def symbolic_inputs(model):
+    """The arguments that a model is called with, as symbolic tensors; ``None`` if unknown."""
+    if isinstance(model, keras.Sequential) and model.inputs is not None:
+        return [model.inputs[0]]
+    if getattr(model, "inputs", None) is not None:
+        return [model.input]
+    shapes = model.get_build_config() if model.built else None
+    if not shapes:
+        return None
+    shapes = shapes.get("shapes_dict", {"input_shape": shapes.get("input_shape")})
+    return [_symbolic(shape, model.input_dtype) for shape in shapes.values()]
+
+
+def takes_training(model):
+    """Whether a model can be called with ``training=``."""
+    return "training" in inspect.signature(type(model).call).parameters
+
+
+def nodes_of(model, layer):
+    """The calls of a layer in a graph of layers; none where the model is no plain graph."""
+    functional = keras.src.models.functional.Functional
+    if isinstance(model, keras.Sequential):
+        plain, graph = keras.Sequential, model._functional
+    else:
+        plain, graph = functional, model
+    if not isinstance(graph, functional) or type(model).call is not plain.call:
+        return []
+    nodes = itertools.chain.from_iterable(graph._nodes_by_depth.values())
+    return [node for node in nodes if node.operation is layer]
+
+
+def sublayers_of(layer):
+    """The layers right inside a layer, in the order in which they were given to it."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def attributes_of(layer):
+    """The attributes of a layer by name, those included that PyTorch keeps apart."""
+    return {**vars(layer), **vars(layer).get("_modules", {})}
+
+
+def flat_inputs(model, inputs):
+    """The inputs of a Functional model in the order of ``model.inputs``."""
+    return model._standardize_inputs(inputs)
+
+
+def _symbolic(shape, dtype):
+    if isinstance(shape, dict):
+        return {key: _symbolic(each, dtype) for key, each in shape.items()}
+    if shape and isinstance(shape[0], list | tuple | dict):
+        return [_symbolic(each, dtype) for each in shape]
+    return keras.KerasTensor((None, *shape[1:]), dtype)
