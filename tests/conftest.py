@@ -43,7 +43,9 @@ def pytest_collection_modifyitems(config, items):
         left |= {item for item in items if item.get_closest_marker("ci")}
     if keras.backend.backend() != "tensorflow":
         left |= {item for item in items if item.get_closest_marker("once")}
-    items[:] = [item for item in items if item not in left]
+    # Files of long tests first, so that no process is left with one of them at the end.
+    long = {item.path for item in items if item.get_closest_marker("ci")}
+    items[:] = sorted((i for i in items if i not in left), key=lambda item: item.path not in long)
     config.hook.pytest_deselected(items=list(left))
 
 

@@ -41,8 +41,8 @@ class Recording:
         self._edit = edit
         self._lenient = lenient
         self._trace = _current_trace()
-        self._order: list[tuple[keras.layers.Layer, Call]] = []
-        self._hidden: set[int] = set()
+        self._order = []
+        self._hidden = set()
         self._calls = collections.defaultdict(list)
 
     @property
@@ -50,7 +50,7 @@ class Recording:
         """The layers that were seen in all of their calls, in the order in which they returned."""
         return [(layer, call) for layer, call in self._order if id(layer) not in self._hidden]
 
-    def calls_of(self, layer) -> list[Call]:
+    def calls_of(self, layer: keras.layers.Layer) -> list[Call]:
         return self._calls[id(layer)]
 
     def watches(self, layer):

@@ -18,7 +18,9 @@ FEW = 8  # names of layers that an error shows
 _TAP = re.compile(r"(?P<path>.+?)(?:@(?P<call>\d+))?(?::(?P<output>\w+))?")
 
 
-def layer_paths(model: keras.Model, pattern: str | None = None) -> dict[str, tuple[int | None, ...]]:
+def layer_paths(
+    model: keras.Model, pattern: str | None = None
+) -> dict[str, tuple[int | None, ...]]:
     """Every tap that a model has, with the shape of what it sees.
 
     The model is traced once, on no data.
@@ -109,18 +111,18 @@ def place_of(model: keras.Model, tap: str) -> Place:
             several times, or has several outputs, and the path does not say which is meant.
     """
     found = _follow(model, tap)
-    parts = {"path": tap, "call": None, "output": None}
+    parts: dict[str, str | None] = {}
     if found is None:
-        parts = _TAP.fullmatch(tap).groupdict()
+        parts = _parts(tap)
         found = _follow(model, parts["path"])
     if found is None:
         raise ValueError(_unknown(model, tap))
     place, calls, outputs = found
-    call = None if parts["call"] is None else int(parts["call"])
-    output = parts["output"]
+    call, output = parts.get("call"), parts.get("output")
     if output is not None:
         place = place._replace(output=int(output) if output.isdigit() else output)
-    place = place._replace(call=call)
+    if call is not None:
+        place = place._replace(call=int(call))
     check_call(model, tap, place, calls)
     if outputs is not None and place.output is None and place.input is None:
         check_output(tap, outputs)
@@ -174,7 +176,7 @@ def output_at(outputs, key):
 
 def has_path(model: keras.Model, tap: str) -> bool:
     """Whether a path leads to a layer of a model."""
-    return (_follow(model, tap) or _follow(model, _TAP.fullmatch(tap)["path"])) is not None
+    return (_follow(model, tap) or _follow(model, _parts(tap)["path"])) is not None
 
 
 def position_of(model: keras.Model, tap: str) -> list[list[int]]:
@@ -182,10 +184,11 @@ def position_of(model: keras.Model, tap: str) -> list[list[int]]:
 
     Of each the index among its siblings, and a digest of the siblings' names.
     """
-    position, container = [], model
+    position: list[list[int]] = []
+    container: keras.layers.Layer = model
     for part in tap.split("/"):
         siblings = children(container)
-        layer = _child(container, part) or _child(container, _TAP.fullmatch(part)["path"])
+        layer = _child(container, part) or _child(container, _parts(part)["path"])
         if layer is None:
             break
         index = next((i for i, each in enumerate(siblings.values()) if each is layer), -1)
@@ -202,7 +205,7 @@ def path_at(model: keras.Model, tap: str, position: list[list[int]]) -> str:
     parts, container = tap.split("/"), model
     for level, (index, digest) in enumerate(position):
         siblings = children(container)
-        name = _TAP.fullmatch(parts[level])["path"]
+        name = _parts(parts[level])["path"]
         if digest != _digest(siblings) and 0 <= index < len(siblings):
             parts[level] = list(siblings)[index] + parts[level][len(name) :]
             name = list(siblings)[index]
@@ -212,7 +215,13 @@ def path_at(model: keras.Model, tap: str, position: list[list[int]]) -> str:
     return "/".join(parts)
 
 
-def children(container) -> dict[str, keras.layers.Layer]:
+def _parts(tap):
+    """A tap as its path, call and output; the latter are ``None`` where it does not say."""
+    matched = _TAP.fullmatch(tap)
+    return {"path": tap} if matched is None else matched.groupdict()
+
+
+def children(container: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
     """The layers right inside a model or a layer, each by a name that none of the others has."""
     layers = [
         layer
@@ -305,10 +314,10 @@ def _all_layers(model, prefix="", around=()):
 def _traced_shapes(model):
     """The shapes that the layers of a model return, by tap, in the order in which they do."""
     recording = traced(model)
-    by_layer: dict[int, str] = {}
+    by_layer = {}
     for path, layer in _all_layers(model).items():
         by_layer.setdefault(id(layer), path)
-    counts: dict[int, int] = {}
+    counts = {}
     shapes = {}
     for layer, outputs in recording:
         path, index = by_layer[id(layer)], counts.setdefault(id(layer), 0)

@@ -219,7 +219,9 @@ def located_pairs(penalty, teacher, student):
     pairs = []
     for theirs, ours in teacher_student_taps(penalty):
         found = [
-            [tap] if tap is None or (model is None and isinstance(tap, str)) else paths_of(model, tap)
+            [tap]
+            if tap is None or (model is None and isinstance(tap, str))
+            else paths_of(model, tap)
             for model, tap in ((teacher, theirs), (student, ours))
         ]
         if len(found[0]) != len(found[1]):

@@ -17,6 +17,8 @@ matplotlib = pytest.importorskip("matplotlib", reason="needs the extra plots")
 from matplotlib.collections import LineCollection, PathCollection  # noqa: E402
 from matplotlib.colors import to_hex, to_rgba  # noqa: E402
 
+pytestmark = pytest.mark.once  # matplotlib draws arrays
+
 plots = lgg.plots
 RNG = np.random.default_rng(0)
 BLOCKS = ["block1", "block2", "block3"]

@@ -89,7 +89,7 @@ def side_by_side(networks, head=None):
 
 def cross_entropies(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return {name: loss for name in model.output_names}
+    return dict.fromkeys(model.output_names, loss)
 
 
 def embedders(options):
@@ -209,7 +209,7 @@ def train(build, *, split=False):
 
 
 def targets(loss, mine=slice(None)):
-    return {name: Y[mine] for name in loss}
+    return dict.fromkeys(loss, Y[mine])
 
 
 def _relative(a, b):

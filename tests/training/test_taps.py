@@ -255,7 +255,7 @@ def test_a_layer_and_a_pattern():
     ]
     with pytest.raises(ValueError, match=r"matches no layer.*Expected some of.*'bn'"):
         paths_of(model, "c*")
-    with pytest.raises(ValueError, match="The layer 'other' cannot be tapped.*not in it"):
+    with pytest.raises(ValueError, match=r"The layer 'other' cannot be tapped.*not in it"):
         paths_of(model, dense("other"))
     with pytest.raises(ValueError, match="Invalid tap"):
         paths_of(model, 3)
@@ -349,7 +349,11 @@ def test_a_tap_finds_its_layer_whatever_it_is_called():
     ("make", "path", "message"),
     [
         (functional, "aa", r"Unknown tap 'aa'.*Did you mean 'a'\?.*\['in', 'a', 'bn', 'b'\]"),
-        (many, "dense_33x", r"Did you mean 'dense_33'\?.*one of its 60 layers, such as \['dense_33'"),
+        (
+            many,
+            "dense_33x",
+            r"Did you mean 'dense_33'\?.*one of its 60 layers, such as \['dense_33'",
+        ),
         (nested, "block3_relu", r"Did you mean 'backbone/block3_relu'\?"),
         (nested, "backbone/nothing", r"Unknown tap 'backbone/nothing' in the model"),
         (nested, "nothing/block3_relu", "Unknown tap 'nothing/block3_relu'"),
