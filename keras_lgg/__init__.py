@@ -18,6 +18,7 @@ from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.geometry_model import GeometryModel
 from keras_lgg.training.paths import layer_paths
 from keras_lgg.training.penalties import Penalty
+from keras_lgg.training.tapping import tapping
 from keras_lgg.training.teacher_cache import teacher_cache
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "plots",
     "relative",
     "robustness",
+    "tapping",
     "teacher_cache",
     "tuning",
 ]

@@ -68,6 +68,7 @@ class GeometryMonitor(LayerWatcher):
         min_rank: Effective rank below which a layer counts as collapsed. 1 is a single direction,
             which every sample has in a layer of one unit; such a layer is not judged by its rank.
         batch_size: Samples that the model sees at a time.
+        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
         csv: Path of a CSV file, with a row an epoch. It is written anew; by a training that begins
             at a later epoch, it is gone on with.
         log_dir: Folder of TensorBoard's event files.
@@ -118,10 +119,11 @@ class GeometryMonitor(LayerWatcher):
         k: int | None = None,
         min_rank: float = 1.5,
         batch_size: int = 128,
+        pool: str | None = None,
         csv: PathLike | None = None,
         log_dir: PathLike | None = None,
     ) -> None:
-        super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size)
+        super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size, pool=pool)
         if k is not None:
             checks.check_positive_integer("k", k)
         checks.check_positive("min_rank", min_rank)
@@ -148,7 +150,7 @@ class GeometryMonitor(LayerWatcher):
         seen = self._look()
         if self._teacher is not None:
             layers = [tap.teacher for tap in self._taps]
-            self._reference = self.probe.representations(self._teacher, layers)
+            self._reference = self.probe.representations(self._teacher, layers, self.pool)
         elif epoch == 0:
             self._reference = seen
         values = self._measured(seen)

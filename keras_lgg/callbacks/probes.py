@@ -10,10 +10,11 @@ from keras_lgg import checks
 from keras_lgg.callbacks.logs import EventLog
 from keras_lgg.graphs.labels import are_class_indices, class_indices
 from keras_lgg.graphs.numerics import flatten_representation
+from keras_lgg.graphs.pooling import check_pool, pooled
 from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalties import layer_taps, teacher_student_taps
-from keras_lgg.training.taps import Tapped
+from keras_lgg.training.taps import Tapped, seen_output
 
 Taps = str | Sequence[str | tuple[str, str]] | None
 OUTPUT = "output"  # what the output of a model is called where no layer is named
@@ -66,9 +67,11 @@ class Probe:
         names, classes = np.unique(self.classes, return_inverse=True)
         return classes, len(names)
 
-    def representations(self, network: Tapped, layers: Sequence[str | None]) -> list[np.ndarray]:
+    def representations(
+        self, network: Tapped, layers: Sequence[str | None], pool: str | None = None
+    ) -> list[np.ndarray]:
         """What some layers make of the samples, a float array ``(n, d)`` for each."""
-        parts = [self._seen(network, layers, batch) for batch in self._batches()]
+        parts = [self._seen(network, layers, batch, pool) for batch in self._batches()]
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
     def _batches(self) -> Iterator[Any]:
@@ -77,12 +80,16 @@ class Probe:
             yield keras.tree.map_structure(lambda array, rows=rows: array[rows], self.x)
 
     @staticmethod
-    def _seen(network, layers, batch):
+    def _seen(network, layers, batch, pool):
         outputs, taps = network.infer(batch)
         if None in layers:
-            taps = {**taps, None: _single_output(network.model, outputs)}
+            output = _single_output(network.model, outputs)
+            taps = {**taps, None: seen_output(network.model, batch, output)}
         # Copied out of the device at once, so that one batch is on it at a time.
-        return [keras.ops.convert_to_numpy(flatten_representation(taps[path])) for path in layers]
+        return [
+            keras.ops.convert_to_numpy(flatten_representation(pooled(seen.value, seen.mask, pool)))
+            for seen in (taps[path] for path in layers)
+        ]
 
 
 class LayerWatcher(keras.callbacks.Callback):
@@ -94,10 +101,13 @@ class LayerWatcher(keras.callbacks.Callback):
         taps: Names of layers, see `resolved_taps`.
         log_dir: Folder of TensorBoard's event files, or ``None``.
         batch_size: Samples that the model sees at a time.
+        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
     """
 
-    def __init__(self, x, y, *, taps, log_dir, batch_size):
+    def __init__(self, x, y, *, taps, log_dir, batch_size, pool):
         super().__init__()
+        check_pool(pool)
+        self.pool = pool
         self.probe = Probe(x, y, batch_size=batch_size)
         self.taps = taps
         self.log_dir = log_dir
@@ -116,7 +126,8 @@ class LayerWatcher(keras.callbacks.Callback):
 
     def _look(self):
         """What the tapped layers make of the batch, an array ``(n, d)`` for each."""
-        return self.probe.representations(self._network, [tap.layer for tap in self._taps])
+        layers = [tap.layer for tap in self._taps]
+        return self.probe.representations(self._network, layers, self.pool)
 
 
 def network_of(model: keras.Model) -> keras.Model:

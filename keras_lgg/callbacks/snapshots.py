@@ -27,6 +27,7 @@ class GraphSnapshot(LayerWatcher):
             ``"latent_geometry_graphs"``.
         every: Number of epochs from one figure to the next.
         batch_size: Samples that the model sees at a time.
+        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
         **options: Options of `keras_lgg.plots.layer_graphs`, such as ``layout`` or ``k``.
 
     Raises:
@@ -56,9 +57,10 @@ class GraphSnapshot(LayerWatcher):
         log_dir: PathLike | None = None,
         every: int = 1,
         batch_size: int = 128,
+        pool: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size)
+        super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size, pool=pool)
         checks.check_positive_integer("every", every)
         if y is None:
             raise checks.invalid("y", "class labels, which colour the nodes", y)

@@ -8,6 +8,7 @@ import numpy as np
 from keras_lgg import checks, graphs
 from keras_lgg.graphs import functions
 from keras_lgg.graphs.labels import are_class_indices, class_indices
+from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.plots import layouts, style
 from keras_lgg.relative.comparison import finite_rows
 from keras_lgg.training.taps import TappedModel
@@ -21,15 +22,21 @@ EDGE = "#333333"
 
 
 def representations(
-    model: keras.Model, x: np.ndarray, taps: Sequence[str], *, batch_size: int = 256
+    model: keras.Model,
+    x: np.ndarray,
+    taps: Sequence[str],
+    *,
+    batch_size: int = 256,
+    pool: str | None = None,
 ) -> dict[str, np.ndarray]:
     """What some layers of a trained model make of samples, in inference mode.
 
     Args:
-        model: Functional or Sequential model; of a `GeometryModel`, its ``base``.
+        model: Any Keras model; of a `GeometryModel`, its ``base``.
         x: Samples, as ``model.predict`` takes them.
         taps: Paths of layers, such as ``["block1", "backbone/block3"]``.
         batch_size: Number of samples at a time.
+        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
 
     Returns:
         Dict from each path to an array ``(n, ...)``, in the order of the paths.
@@ -57,7 +64,8 @@ def representations(
     if not taps:
         raise checks.invalid("taps", "at least one path of a layer", taps)
     checks.check_positive_integer("batch_size", batch_size)
-    tapped = TappedModel(model, taps)
+    check_pool(pool)
+    tapped = TappedModel(model, taps, pool)
     found = tapped.predict(x, batch_size=batch_size, verbose=0)[1]
     return {path: found[path] for path in taps}
 

@@ -8,6 +8,7 @@ from keras_lgg.training.geometry_model import GeometryModel
 from keras_lgg.training.paths import layer_paths
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.training.penalty_layer import GeometryPenalty, without_penalties
+from keras_lgg.training.tapping import tapping
 from keras_lgg.training.teacher_cache import teacher_cache
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GeometryPenalty",
     "Penalty",
     "layer_paths",
+    "tapping",
     "teacher_cache",
     "without_penalties",
 ]

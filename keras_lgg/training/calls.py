@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_lgg.training.internals import mask_of
+from keras_lgg.graphs.pooling import mask_of
 
 
 class Call(NamedTuple):

@@ -6,15 +6,9 @@ from typing import Any
 import keras
 
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.paths import path_at, position_of
-from keras_lgg.training.penalties import (
-    Penalty,
-    base_penalty,
-    check_penalties,
-    layer_taps,
-    loss_needs_labels,
-    loss_on_layers,
-)
+from keras_lgg.training.paths import path_at
+from keras_lgg.training.penalties import Penalty
+from keras_lgg.training.plans import OneNetwork
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -58,45 +52,19 @@ class GeometryModel(PenalizedModel):
     Reference: Algorithms 14(2):39
     """
 
+    _plan: OneNetwork
+
     def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
-        penalties = [base_penalty(penalty, base) for penalty in check_penalties(penalties)]
-        super().__init__(base, penalties, **kwargs)
+        super().__init__(base, OneNetwork(base, penalties), **kwargs)
         self.base = base
-        paths: list[str] = []
-        for penalty in self.penalties:
-            paths += layer_taps(penalty) if penalty.taps is not None else []
-        self._tapped = self._tapping(base, paths)
 
     @property
     def _core(self):
         return self.base
 
-    @staticmethod
-    def _last_tap(penalty):
-        return None if penalty.taps is None else layer_taps(penalty)[-1]
-
-    @staticmethod
-    def _places(penalty):
-        return ["the output"] if penalty.taps is None else layer_taps(penalty)
-
-    def _penalty_inputs(self, x, y_pred, taps):
-        return [
-            [y_pred] if penalty.taps is None else [taps[path] for path in layer_taps(penalty)]
-            for penalty in self.penalties
-        ]
-
-    def _penalty_value(self, penalty, representations, y):
-        labels = self._labels(penalty, y) if loss_needs_labels(penalty.loss) else None
-        return loss_on_layers(penalty.loss, representations, labels)
-
     def get_config(self) -> dict[str, Any]:
         base = keras.saving.serialize_keras_object(self.base)
-        positions = {
-            path: position_of(self.base, path)
-            for penalty in self.penalties
-            for path in (layer_taps(penalty) if penalty.taps is not None else [])
-        }
-        return {**super().get_config(), "base": base, "positions": positions}
+        return {**super().get_config(), "base": base, "positions": self._plan.positions()}
 
     @classmethod
     def _restored(cls, *, base, penalties, positions=None, **config):

@@ -6,11 +6,6 @@ import itertools
 import keras
 
 
-def mask_of(tensor):
-    """The mask that Keras keeps with a tensor, or ``None``."""
-    return keras.src.backend.get_keras_mask(tensor)
-
-
 def symbolic_outputs(function, *inputs):
     """What a function of backend tensors returns for symbolic inputs, run in no graph."""
     return keras.src.backend.compute_output_spec(function, *inputs)
@@ -59,9 +54,32 @@ def attributes_of(layer):
     return {**vars(layer), **vars(layer).get("_modules", {})}
 
 
-def flat_inputs(model, inputs):
-    """The inputs of a Functional model in the order of ``model.inputs``."""
-    return model._standardize_inputs(inputs)
+def input_names(model):
+    """Of each input of a graph of layers its names: that of its layer, and that of its tensor."""
+    return [{x._keras_history.operation.name, x.name} for x in model.inputs]
+
+
+def symbolic_input(model):
+    """What a graph of layers is called with, or ``None`` where the model is none."""
+    if getattr(model, "inputs", None) is None:
+        return None
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def inputs_by_name(model, inputs):
+    """The tensors that a model is called with, by the names that it has for them.
+
+    Empty where the model has no names for them, or they do not go together.
+    """
+    if isinstance(inputs, dict):
+        return {name: x for name, x in inputs.items() if hasattr(x, "shape")}
+    if inputs is None or getattr(model, "inputs", None) is None:
+        return {}
+    flat = keras.tree.flatten(inputs)
+    if len(flat) != len(model.inputs):
+        return {}
+    named = zip(input_names(model), flat, strict=True)
+    return {name: x for names, x in named for name in names if x is not None}
 
 
 def _symbolic(shape, dtype):

@@ -1,10 +1,8 @@
 """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of the loss."""
 
-import collections
 import contextlib
 import contextvars
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Self
 
 import keras
@@ -12,9 +10,10 @@ from keras import ops
 
 from keras_lgg.losses import replicas
 from keras_lgg.training.finiteness import NotFinite
-from keras_lgg.training.penalties import Penalty, check_penalties, weighted_value
+from keras_lgg.training.penalties import Penalty, weighted_value
+from keras_lgg.training.plans import Plan
 from keras_lgg.training.rebuilding import is_graph
-from keras_lgg.training.taps import Tapped
+from keras_lgg.training.teacher_cache import split_cached
 from keras_lgg.types import Tensor
 
 
@@ -25,26 +24,42 @@ class PenalizedModel(keras.Model):
     ``weight * value`` over the penalties, in training and in evaluation alike.
     """
 
-    def __init__(self, core: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
+    def __init__(self, core: keras.Model, plan: Plan, **kwargs: Any) -> None:
+        _check_core(core)
         kwargs.setdefault("dtype", core.dtype_policy)
         # Inputs go to the core as they are: it knows which dtypes it wants.
         super().__init__(autocast=False, **kwargs)
-        self.penalties = check_penalties(penalties)
+        self._plan = plan
         # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
         self._penalty_variables = [penalty.variables for penalty in self.penalties]
         self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
-        self.not_finite = NotFinite([(p.name, self._places(p)) for p in self.penalties])
+        self.not_finite = NotFinite([(p.name, plan.places(p)) for p in self.penalties])
         if hasattr(core, "output_names"):
             self.output_names = core.output_names
         self.built = core.built
         if is_graph(core):  # Keras exports to ONNX only what has been called
             core(core.inputs[0] if isinstance(core, keras.Sequential) else core.input)
 
+    @property
+    def penalties(self) -> list[Penalty]:
+        """The penalties; their weights can be assigned, the list stays."""
+        return list(self._plan.penalties)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "penalties":
+            raise ValueError(
+                f"The penalties of '{self.name}' stay what they are. Expected their weights to be "
+                f"assigned, or a new model. Received: penalties={value!r}. Write for instance "
+                "model.penalties[0].weight.assign(0.1), or lgg.GeometryModel(model.base, "
+                "penalties)."
+            )
+        super().__setattr__(name, value)
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         record = _record.get()
-        if record is None or not self._tapped:
+        if record is None or not self._plan.tapped:
             return self._core(inputs, training=training)
-        outputs, record[id(self)] = self._tapped(inputs, training=training)
+        outputs, record[id(self)] = self._plan.tapped(inputs, training=training)
         return outputs
 
     @contextlib.contextmanager
@@ -91,93 +106,34 @@ class PenalizedModel(keras.Model):
         training: bool = True,
     ) -> Tensor:
         if self.loss is None and not self.losses:
-            self._check_nothing_to_balance()
+            self._plan.check_nothing_to_balance()
             total = ops.zeros((), dtype="float32")
         else:
-            watched = self._watched_outputs(y_pred)
+            watched = self._plan.watched_outputs(y_pred)
             total = super().compute_loss(x, y, watched, sample_weight, training=training)
-        taps = self._recorded_taps(x, training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
-        inputs = self._penalty_inputs(x, y_pred, taps)
-        values = [
-            self._penalty_value(penalty, self._balanced(penalty, found, training), y)
-            for penalty, found in zip(self.penalties, inputs, strict=True)
-        ]
+        taps = self._recorded_taps(split_cached(x)[0], training)
+        found = self._plan.values(x, y, y_pred, taps, training=training)
         if self.not_finite.watching and training:
-            self.not_finite.update_state(values, inputs)
-        for penalty, metric, value in zip(
-            self.penalties, self._penalty_metrics, values, strict=True
+            self.not_finite.update_state(*zip(*found, strict=True))
+        for penalty, metric, (value, _) in zip(
+            self.penalties, self._penalty_metrics, found, strict=True
         ):
             metric.update_state(value * replicas.local_count(), sample_weight=batch)
             total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
         return total
 
-    @staticmethod
-    def _balanced(penalty, representations, training):
-        if penalty.balance is None or not training:
-            return representations
-        penalty.balance.update()
-        return penalty.balance.watch_penalty(representations)
-
-    def _watched_outputs(self, y_pred):
-        """The outputs, where the balanced penalties on them see the gradient of the loss."""
-        for penalty in self.penalties:
-            if penalty.balance is not None and self._last_tap(penalty) is None:
-                if len(keras.tree.flatten(y_pred)) > 1:
-                    raise ValueError(
-                        f"The penalty '{penalty.name}' has no single output to balance it at. "
-                        "Expected a model of one output, or taps. Received: "
-                        f"{len(keras.tree.flatten(y_pred))} outputs. Name the layers in `taps`."
-                    )
-                y_pred = keras.tree.map_structure(penalty.balance.watch_task, y_pred)
-        return y_pred
-
-    def _tapping(self, core, paths):
-        """The core with its taps, where balanced penalties see the gradients that come back."""
-        watching = collections.defaultdict(list)
-        for penalty in self.penalties:
-            path = None if penalty.balance is None else self._last_tap(penalty)
-            if path is not None:
-                watching[path].append(penalty.balance.watch_task)
-        return Tapped(core, paths, {path: _chain(watch) for path, watch in watching.items()})
-
-    def _check_nothing_to_balance(self):
-        for penalty in self.penalties:
-            if penalty.balance is not None:
-                raise ValueError(
-                    f"The penalty '{penalty.name}' has nothing to be balanced with. Expected a "
-                    "loss of the task. Received: a model compiled without one. Give compile() a "
-                    "loss, or the penalty a number as its weight."
-                )
-
     def _recorded_taps(self, x, training):
         taps = (_record.get() or {}).get(id(self))
-        if taps is not None or not self._tapped:
-            return taps
+        if taps is not None or not self._plan.tapped:
+            return taps or {}
         if not training:  # no state can move: a second pass is exact (Keras builds losses so)
-            return self._tapped.infer(x)[1]
+            return self._plan.tapped.infer(x)[1]
         raise ValueError(
             "The penalties have no taps to act on. Expected compute_loss() after a call of the "
             "model inside `with model.recording_taps():`. Received: no such call. In a "
             "training loop of your own, put both calls inside that block."
         )
-
-    def _labels(self, penalty, y):
-        """The class labels that a penalty reads from the targets ``y``."""
-        if penalty.labels is not None and y is not None:
-            y = _target(penalty, y)
-        targets = [] if y is None else keras.tree.flatten(y)
-        if len(targets) != 1:
-            advice = (
-                "Pass y to fit() and evaluate()."
-                if not targets
-                else "Say which with lgg.Penalty(..., labels=<key or index in y>)."
-            )
-            raise ValueError(
-                f"The penalty '{penalty.name}' needs class labels. Expected one target array. "
-                f"Received: {len(targets)} of them. {advice}"
-            )
-        return targets[0]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -196,26 +152,31 @@ class PenalizedModel(keras.Model):
         return cls._restored(**restored)
 
 
-def _chain(functions):
-    return lambda x: functools.reduce(lambda x, function: function(x), functions, x)
-
-
 # Maps each model that runs inside `recording_taps` to what its taps saw.
 _record: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar(
     "keras_lgg_record", default=None
 )
 
 
-def _target(penalty, y):
-    """The target that ``penalty.labels`` names in a dict or a list of them."""
-    if isinstance(y, dict):
-        names = list(y)
-    else:
-        names = list(range(len(y))) if isinstance(y, list | tuple) else []
-    if penalty.labels not in names:
-        received = f"targets {names}" if names else "a single target; leave out `labels`"
+def _check_core(core):
+    """Raise where what a model does of its own in training would be passed over."""
+    for layer in core._flatten_layers():
+        if isinstance(layer, PenalizedModel):
+            raise ValueError(
+                f"The model '{core.name}' has penalties of its own, which would do nothing inside "
+                f"another one. Expected a plain model. Received: the {type(layer).__name__} "
+                f"'{layer.name}'. Put all penalties into one list, or take the plain network: "
+                "model.base, distiller.student."
+            )
+    own = [
+        name
+        for name in ("train_step", "test_step", "compute_loss")
+        if getattr(type(core), name) is not getattr(keras.Model, name)
+    ]
+    if own:
         raise ValueError(
-            f"The penalty '{penalty.name}' finds no labels={penalty.labels!r} in y. "
-            f"Expected a key or index of the targets. Received: {received}."
+            f"The model '{core.name}' trains by code of its own, which a wrapper would pass over. "
+            f"Expected a model that trains as keras.Model does. Received: a {type(core).__name__} "
+            f"with its own {', '.join(own)}. Keep that code, and call the model inside `with "
+            "lgg.tapping(model, penalties) as geometry:`; then add geometry.loss(y) to its loss."
         )
-    return y[penalty.labels]

@@ -284,9 +284,9 @@ def _port(container, name):
     """The input or the output of a model that has a name."""
     if not is_graph(container):
         return None
-    names = [tensor.name for tensor in container.inputs]
-    if name in names:
-        return Place(container, input=names.index(name))
+    for index, names in enumerate(internals.input_names(container)):
+        if name in names:
+            return Place(container, input=index)
     outputs = {} if isinstance(container, keras.Sequential) else container.output
     is_key = isinstance(outputs, dict) and name in outputs
     return Place(container, output=name) if is_key else None

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.losses.base import mean
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
@@ -44,6 +45,13 @@ class Penalty:
             is learnt, and grows where the penalty's own gradient vanishes. It needs an optimizer
             of Keras.
         name: Name of the metric that logs the unweighted value; by default that of the loss.
+        pool: What one sample's vector is where a representation ``(n, T, ..., c)`` has positions,
+            tokens or pixels: ``None``, all of them, flattened; ``"mean"`` or ``"max"`` over them;
+            the ``"first"`` or the ``"last"``. Masked positions are 0 before they are flattened,
+            and absent from the others: no value depends on how far a batch was padded.
+        mask: Name of the input of the model that says which positions count, ``(n, T)``. By
+            default Keras's own mask of the layer, or else the input named ``"padding_mask"`` or
+            ``"attention_mask"``.
         labels: Which target holds the class labels, where the model has several: its key or
             index in ``y``.
         fraction: Of a balanced weight, positive; 0.1 by default.
@@ -70,6 +78,8 @@ class Penalty:
         weight: float | str = 1.0,
         name: str | None = None,
         *,
+        pool: str | None = None,
+        mask: str | None = None,
         labels: str | int | None = None,
         fraction: float | None = None,
     ) -> None:
@@ -82,6 +92,8 @@ class Penalty:
             )
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
+        check_pool(pool)
+        self.pool, self.mask = pool, mask
 
     @property
     def weight(self) -> keras.Variable | Tensor:
@@ -99,6 +111,8 @@ class Penalty:
             **weight_config(self),
             "name": self.name,
             "labels": self.labels,
+            "pool": self.pool,
+            "mask": self.mask,
         }
 
     @classmethod

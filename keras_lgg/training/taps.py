@@ -1,13 +1,81 @@
 """Taps: what layers return in the same forward pass as the model, kept or changed."""
 
 import contextlib
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_lgg.graphs.pooling import MASK_INPUTS, mask_of, pooled
 from keras_lgg.training import internals
 from keras_lgg.training.calls import watching
 from keras_lgg.training.paths import check_call, check_output, output_at, output_keys, place_of
+
+
+class Seen(NamedTuple):
+    """What a tap sees in one call of a model.
+
+    Attributes:
+        value: Tensor.
+        mask: Which of its positions count, of Keras or of an input that is named so.
+        inputs: What the model was called with, by name.
+        is_ready: Whether nothing is left to be pooled.
+    """
+
+    value: Any
+    mask: Any = None
+    inputs: dict[str, Any] = {}  # noqa: RUF012 (it is never changed)
+    is_ready: bool = False
+
+    @classmethod
+    def ready(cls, value):
+        return cls(value, is_ready=True)
+
+    def pooled_for(self, penalty):
+        """One vector a sample, as a penalty wants it."""
+        if self.is_ready:
+            return self.value
+        return pooled(self.value, self.mask_for(penalty), penalty.pool)
+
+    def mask_for(self, penalty):
+        """The mask that a penalty reads: the input that it names, or what there is."""
+        if self.is_ready or penalty.mask is None:
+            return self.mask
+        if penalty.mask not in self.inputs:
+            raise ValueError(
+                f"The penalty '{penalty.name}' finds no input '{penalty.mask}' for its mask. "
+                f"Expected the name of one of the model's inputs: {sorted(self.inputs)}. "
+                f"Received: mask={penalty.mask!r}."
+            )
+        if len(self.value.shape) < 3:
+            raise ValueError(
+                f"The mask of the penalty '{penalty.name}' would be read by nothing. Expected a "
+                "representation (n, T, ...) with positions. Received: one of shape "
+                f"{tuple(self.value.shape)}. Leave out mask={penalty.mask!r}."
+            )
+        return self.inputs[penalty.mask]
+
+
+def seen_output(model, inputs, outputs):
+    """The output of a model as a tap sees it."""
+    return _seen(model, inputs, outputs, None)
+
+
+def _seen(model, inputs, value, mask):
+    named = internals.inputs_by_name(model, inputs)
+    if mask is None and hasattr(value, "shape"):
+        mask = mask_of(value)
+    if mask is None:
+        mask = next((named[n] for n in MASK_INPUTS if n in named and _fits(named[n], value)), None)
+    return Seen(value, mask, named)
+
+
+def _fits(mask, value):
+    """Whether an input can be the mask of a representation, which may be of something else."""
+    shape = getattr(value, "shape", ())
+    if len(shape) < 3 or len(mask.shape) != 2:
+        return False
+    return mask.shape[1] is None or shape[1] is None or mask.shape[1] == shape[1]
 
 
 class Tapped:
@@ -30,7 +98,7 @@ class Tapped:
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="hidden"), keras.layers.Dense(2)]
         ... )
         >>> outputs, taps = Tapped(model, ["hidden"])(np.zeros((5, 4), "float32"))
-        >>> tuple(outputs.shape), tuple(taps["hidden"].shape)
+        >>> tuple(outputs.shape), tuple(taps["hidden"].value.shape)
         ((5, 2), (5, 3))
     """
 
@@ -45,19 +113,24 @@ class Tapped:
                     f"a layer. Received: '{path}'. Change what you call the model with."
                 )
         places = [*self._places.values(), *(place for place, _ in self._edits.values())]
-        self._layers = [place.layer for place in places]
+        self.layers = [place.layer for place in places]
+        self.edit = self._edited if self._edits else None
 
     def __bool__(self):
-        return bool(self._layers)
+        return bool(self.layers)
 
     def __call__(self, inputs, training=None):
         """``(outputs, taps)``, the outputs as of the model."""
         modes = {"training": training} if internals.takes_training(self.model) else {}
-        with watching(self._layers, self._edited if self._edits else None) as recording:
+        with watching(self.layers, self.edit) as recording:
             outputs = self.model(inputs, **modes)
+        return outputs, self.seen(recording, inputs)
+
+    def seen(self, recording, inputs):
+        """Dict from each path to what was `Seen` there."""
         for path, (place, _) in self._edits.items():
             check_call(self.model, path, place, len(recording.calls_of(place.layer)))
-        return outputs, {path: self._seen(path, recording) for path in self._places}
+        return {path: self._seen(path, recording, inputs) for path in self._places}
 
     def infer(self, inputs):
         """``(outputs, taps)`` in inference mode, with no gradient and no trace in the model.
@@ -65,34 +138,41 @@ class Tapped:
         `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
         """
         modes = {"training": False} if internals.takes_training(self.model) else {}
-        with _no_gradient(), watching(self._layers) as recording:
+        with _no_gradient(), watching(self.layers) as recording:
             outputs, _ = self.model.stateless_call(
                 [v.value for v in self.model.trainable_variables],
                 [v.value for v in self.model.non_trainable_variables],
                 inputs,
                 **modes,
             )
-        found = outputs, {path: self._seen(path, recording) for path in self._places}
-        return keras.tree.map_structure(ops.stop_gradient, found)
+        taps = {path: self._seen(path, recording, inputs) for path in self._places}
+        outputs = keras.tree.map_structure(_still, outputs)
+        return outputs, {
+            path: seen._replace(value=_still(seen.value)) for path, seen in taps.items()
+        }
 
-    def _seen(self, path, recording):
-        """The one tensor that a tap stands for."""
+    def _seen(self, path, recording, inputs):
+        """The one tensor that a tap stands for, with its mask."""
         place = self._places[path]
         calls = recording.calls_of(place.layer)
         check_call(self.model, path, place, len(calls))
         call = calls[place.call or 0]
         if place.input is not None:
-            return internals.flat_inputs(place.layer, call.args[0])[place.input]
+            names = internals.input_names(place.layer)[place.input]
+            given = internals.inputs_by_name(place.layer, call.args[0])
+            return _seen(self.model, inputs, given[next(n for n in names if n in given)], None)
         keys = output_keys(call.outputs)
         if place.output is None:
             check_output(path, keys)
-            return output_at(call.outputs, keys[0])
-        if place.output not in keys:
+        elif place.output not in keys:
             raise ValueError(
                 f"The tap '{path}' saw nothing. Expected an output from {keys}. Received: "
                 f"{place.output!r}."
             )
-        return output_at(call.outputs, place.output)
+        key = keys[0] if place.output is None else place.output
+        masks = [] if call.mask is None else keras.tree.flatten(call.mask)
+        mask = masks[keys.index(key)] if len(masks) == len(keys) else None
+        return _seen(self.model, inputs, output_at(call.outputs, key), mask)
 
     def _edited(self, layer, call, count):
         outputs = call.outputs
@@ -108,6 +188,7 @@ class TappedModel(keras.Model):
     Args:
         model: Any Keras model.
         paths: See `Tapped`.
+        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
 
     Example:
         >>> import keras, numpy as np
@@ -120,14 +201,18 @@ class TappedModel(keras.Model):
         (5, 3)
     """
 
-    def __init__(self, model, paths):
+    def __init__(self, model, paths, pool=None):
         super().__init__(autocast=False, dtype=model.dtype_policy)
         self.model = model
+        self.pool = pool
         self._tapped = Tapped(model, paths)
         self.built = model.built
 
     def call(self, inputs, training=None):
-        return self._tapped(inputs, training=training)
+        outputs, taps = self._tapped(inputs, training=training)
+        return outputs, {
+            path: pooled(seen.value, seen.mask, self.pool) for path, seen in taps.items()
+        }
 
 
 class EditedModel(keras.Model):
@@ -172,6 +257,10 @@ def _with_output(path, outputs, key, edit):
     flat = keras.tree.flatten(outputs)
     flat[int(key)] = edit(flat[int(key)])
     return keras.tree.pack_sequence_as(outputs, flat)
+
+
+def _still(x):
+    return None if x is None else ops.stop_gradient(x)
 
 
 def _no_gradient():

@@ -55,7 +55,7 @@ def test_what_is_masked_has_no_gradient_and_may_be_anything(pool):
     assert (gradient[~MASK] == 0).all()
     step = 1e-2
     for _ in range(3):
-        at = tuple(np.argwhere(MASK)[RNG.integers(MASK.sum())]) + (RNG.integers(3),)
+        at = (*np.argwhere(MASK)[RNG.integers(MASK.sum())], RNG.integers(3))
         up, down = x.copy(), x.copy()
         up[at] += step
         down[at] -= step

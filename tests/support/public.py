@@ -10,7 +10,7 @@ PUBLIC = {
         "GraphSnapshot",
         "PenaltyWeightSchedule",
     ],
-    lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "teacher_cache"],
+    lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "tapping", "teacher_cache"],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
         "Arrays",

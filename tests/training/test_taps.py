@@ -271,7 +271,7 @@ def test_an_own_call_is_seen_as_it_runs():
 def test_a_model_that_is_built_by_its_first_call():
     model = keras.Sequential([dense("a"), dense("b", 2)])
     outputs, taps = Tapped(model, ["a"])(np.ones((5, 4), "float32"))
-    assert_close(outputs, model.get_layer("b")(taps["a"]), rtol=1e-6)
+    assert_close(outputs, model.get_layer("b")(taps["a"].value), rtol=1e-6)
 
 
 class Hidden(keras.Model):
@@ -326,7 +326,7 @@ def test_threads_see_their_own_calls():
     tapped = Tapped(model, ["a"])
     batches = [np.full((5, 4), i, "float32") for i in range(8)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda x: tapped(x)[1]["a"], batches * 4))
+        found = list(pool.map(lambda x: tapped(x)[1]["a"].value, batches * 4))
     for x, h in zip(batches * 4, found, strict=True):
         assert_close(h, model.get_layer("a")(x), rtol=1e-6)
     assert "call" not in vars(model.get_layer("a"))
