@@ -356,7 +356,7 @@ def test_loads_as_it_was(path):
     *given, size = data(path)
     found = model.evaluate(*given, batch_size=size, verbose=0, return_dict=True)
     expected = stored(path, "evaluate:")
-    assert set(found) == set(expected)
+    assert set(expected) <= set(found)  # later versions log the values of layers, too
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
 

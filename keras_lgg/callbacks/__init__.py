@@ -1,6 +1,7 @@
 """Callbacks for training under geometry penalties: guard, backup, weights, monitor, pictures."""
 
 from keras_lgg.callbacks.backup import AtomicBackup
+from keras_lgg.callbacks.checkpoint import PlainCheckpoint
 from keras_lgg.callbacks.guard import GeometryGuard
 from keras_lgg.callbacks.monitor import GeometryMonitor
 from keras_lgg.callbacks.schedules import PenaltyWeightSchedule
@@ -12,6 +13,7 @@ __all__ = [
     "GeometryMonitor",
     "GraphSnapshot",
     "PenaltyWeightSchedule",
+    "PlainCheckpoint",
 ]
 
 

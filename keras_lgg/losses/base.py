@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.graphs.functions import METRICS, PAIRS
+from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
 
@@ -75,6 +76,8 @@ class GeometryLoss(keras.losses.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
+        # A Keras loss would multiply the mask into the values, of which there is one a sample.
+        y_true, y_pred = keras.tree.map_structure(without_mask, (y_true, y_pred))
         # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
         if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
             wide = type(self).from_config({**self.get_config(), "dtype": "float64"})

@@ -193,6 +193,8 @@ class RelativeRepresentation(keras.layers.Layer):
             state = self._with_statistics(ops.stop_gradient(anchors))
         else:
             state = {name: variable.value for name, variable in self._kept.items()}
+            # Anchors that were never loaded are NaN, which a normalisation takes for zero rows.
+            inputs = inputs + ops.cast(0 * state["anchors"][0, 0], inputs.dtype)
         return ops.cast(self._codes(inputs, state), self.compute_dtype)
 
     def compute_output_spec(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.paths import path_at
@@ -109,6 +110,18 @@ class Distiller(PenalizedModel):
             return own
         known = {id(v) for v in self.variables}
         return own + [v for v in self.teacher.variables if id(v) not in known]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Arrays of the student and then of the teacher, so that a clone can be given both."""
+        arrays: list[np.ndarray] = super().get_weights()
+        return arrays if self.teacher is None else [*arrays, *self.teacher.get_weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """As of `get_weights`, or those of the student alone."""
+        own = len(self.weights)
+        super().set_weights(weights[:own])
+        if len(weights) > own and self.teacher is not None:
+            self.teacher.set_weights(weights[own:])
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return super().call(split_cached(inputs)[0], training=training)

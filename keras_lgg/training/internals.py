@@ -6,6 +6,25 @@ import itertools
 import keras
 
 
+def is_stateless():
+    """Whether variables are being read from, and written to, a scope of their own."""
+    return keras.src.backend.common.stateless_scope.in_stateless_scope()
+
+
+def compiled_metrics(model):
+    """The metrics that compile() was given: names, functions and metrics."""
+    compiled = getattr(model, "_compile_metrics", None)
+    given = [getattr(compiled, name, None) for name in ("_user_metrics", "_user_weighted_metrics")]
+    return [metric for metric in keras.tree.flatten(given) if metric is not None]
+
+
+def entry_model():
+    """The model whose call is under way, or ``None``."""
+    context = keras.src.backend.common.global_state.get_global_attribute("current_call_ctx")
+    layer = None if context is None else context.entry_layer
+    return layer if isinstance(layer, keras.Model) else None
+
+
 def symbolic_outputs(function, *inputs):
     """What a function of backend tensors returns for symbolic inputs, run in no graph."""
     return keras.src.backend.compute_output_spec(function, *inputs)
@@ -56,7 +75,7 @@ def attributes_of(layer):
 
 def input_names(model):
     """Of each input of a graph of layers its names: that of its layer, and that of its tensor."""
-    return [{x._keras_history.operation.name, x.name} for x in model.inputs]
+    return [[x._keras_history.operation.name, x.name] for x in model.inputs]
 
 
 def symbolic_input(model):
@@ -79,7 +98,7 @@ def inputs_by_name(model, inputs):
     if len(flat) != len(model.inputs):
         return {}
     named = zip(input_names(model), flat, strict=True)
-    return {name: x for names, x in named for name in names if x is not None}
+    return {name: x for names, x in named for name in dict.fromkeys(names) if x is not None}
 
 
 def _symbolic(shape, dtype):

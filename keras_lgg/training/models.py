@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_lgg.losses import replicas
+from keras_lgg.training import internals
 from keras_lgg.training.finiteness import NotFinite
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import Plan
@@ -31,6 +32,9 @@ class PenalizedModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self._plan = plan
         # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
+        for penalty in self.penalties:
+            if penalty.balance is None:
+                penalty._weight.belongs_to(self)
         self._penalty_variables = [penalty.variables for penalty in self.penalties]
         self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
         self.not_finite = NotFinite([(p.name, plan.places(p)) for p in self.penalties])
@@ -54,6 +58,56 @@ class PenalizedModel(keras.Model):
                 "penalties)."
             )
         super().__setattr__(name, value)
+
+    def build(self, input_shape: Any) -> None:
+        if self._core.built:
+            self.built = True
+        elif isinstance(self._core, keras.Sequential):
+            self._core.build(input_shape)
+            self.built = True
+        else:
+            super().build(input_shape)
+
+    # Not in compile(): Keras restores no compile state where that is overridden.
+    def make_train_function(self, force: bool = False) -> None:
+        self._check_names()
+        super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> None:
+        self._check_names()
+        super().make_test_function(force)
+
+    def _check_names(self):
+        """Raise where a penalty has the name of a metric, whose value it would log over."""
+        metrics = internals.compiled_metrics(self)
+        named = [getattr(m, "name", None) or getattr(m, "__name__", m) for m in metrics]
+        for penalty in self.penalties:
+            if penalty.name in named:
+                raise ValueError(
+                    f"The penalty name '{penalty.name}' is taken. Expected one name for each "
+                    f"metric. Received: metrics {named}, and penalties named "
+                    f"{[p.name for p in self.penalties]}. Pass lgg.Penalty(..., "
+                    "name='another_name')."
+                )
+
+    # What is asked about the network is answered by the network.
+    def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
+        return self._core.get_layer(name, index)
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        self._core.summary(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.export`, of the plain network."""
+        self._core.export(*args, **kwargs)
+
+    @property
+    def input_shape(self) -> Any:
+        return self._core.input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        return self._core.output_shape
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         record = _record.get()

@@ -15,6 +15,7 @@ from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.losses.base import mean
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
+from keras_lgg.training.weights import PenaltyWeight, unassignable
 from keras_lgg.types import Tensor
 
 FRACTION = 0.1  # of a balanced weight
@@ -87,9 +88,7 @@ class Penalty:
         self.taps = taps if taps is None or _is_tap(taps) else list(taps)
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
-            self._weight = keras.Variable(
-                check_weight(weight), trainable=False, dtype="float32", name="penalty_weight"
-            )
+            self._weight = PenaltyWeight(check_weight(weight), "penalty_weight")
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
         check_pool(pool)
@@ -98,6 +97,10 @@ class Penalty:
     @property
     def weight(self) -> keras.Variable | Tensor:
         return self._weight if self.balance is None else self.balance.weight
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise unassignable(self, value)
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -6,7 +6,9 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_lgg.graphs.pooling import check_pool, mask_of, pooled
 from keras_lgg.losses import replicas
+from keras_lgg.training import internals
 from keras_lgg.training.penalties import (
     balance_of,
     check_loss,
@@ -18,6 +20,7 @@ from keras_lgg.training.penalties import (
     weighted_value,
 )
 from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
+from keras_lgg.training.weights import PenaltyWeight, unassignable
 from keras_lgg.types import Tensor
 
 
@@ -26,13 +29,16 @@ class GeometryPenalty(keras.layers.Layer):
     """Adds a loss on the latent geometry to the model, and passes its input on unchanged.
 
     The loss goes through `add_loss`, so plain ``compile`` and ``fit`` train it. The layer has
-    no effect on the model's outputs.
+    no effect on the model's outputs. Its unweighted value is logged under the name of the layer,
+    but not on JAX, where Keras keeps metrics out of the forward pass.
 
     Args:
         loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
             ``(labels, representation)``.
         weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``. Or
             ``"balanced"``, see `keras_lgg.Penalty`; the last of the inputs is the last tap.
+        pool: How a representation ``(n, T, ..., c)`` with positions is pooled to one vector a
+            sample, see `keras_lgg.Penalty`; Keras's masks are respected.
         fraction: Of a balanced weight, positive; 0.1 by default.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
@@ -67,6 +73,7 @@ class GeometryPenalty(keras.layers.Layer):
         loss: keras.losses.Loss,
         weight: float | str = 1.0,
         *,
+        pool: str | None = None,
         fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,18 +88,17 @@ class GeometryPenalty(keras.layers.Layer):
                 f"Received: {type(loss).__name__}, which compares a teacher with a student. "
                 "Use keras_lgg.Distiller(teacher, student, penalties)."
             )
+        check_pool(pool)
+        self.pool = pool
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
-            self._weight = self.add_weight(
-                shape=(),
-                initializer=keras.initializers.Constant(check_weight(weight)),
-                trainable=False,
-                dtype="float32",
-                autocast=False,
-                name="weight",
-            )
+            with self._open_name_scope():
+                self._weight = PenaltyWeight(check_weight(weight), "weight")
         else:  # in a list, where Keras finds them
             self._weight = self.balance.variables
+        # On JAX, Keras keeps the metrics out of the forward pass.
+        is_logged = keras.backend.backend() != "jax"
+        self._value = keras.metrics.Mean(name=self.name) if is_logged else None
         # Batches of training in which the value was not finite, for `callbacks.GeometryGuard`.
         self.not_finite = self.add_weight(
             shape=(),
@@ -108,19 +114,29 @@ class GeometryPenalty(keras.layers.Layer):
     def weight(self) -> keras.Variable | Tensor:
         return self._weight if self.balance is None else self.balance.weight
 
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise unassignable(self, value)
+
     def call(self, inputs: Tensor, labels: Tensor | None = None, training: bool = False) -> Tensor:
         layers = inputs if isinstance(inputs, list | tuple) else [inputs]
         self._check_can_act(layers, labels)
-        last = layers[-1]
+        last, masks = layers[-1], [mask_of(x) for x in layers]
+        model = internals.entry_model()
+        if model is not None and self.balance is None:
+            self._weight.belongs_to(model)
         if self.balance is not None and training:
             self.balance.update()
             last, layers = self.balance.watch_task(last), self.balance.watch_penalty(layers)
-        value = loss_on_layers(self.loss, list(layers), labels)
+        vectors = [pooled(x, mask, self.pool) for x, mask in zip(layers, masks, strict=True)]
+        value = loss_on_layers(self.loss, vectors, labels)
         if training:
             finite = ops.isfinite(ops.stop_gradient(value))
             self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
         # Keras divides what is added by the number of replicas; the value is a replica's share.
         value = value * replicas.local_count()
+        if self._value is not None:
+            self._value.update_state(value, sample_weight=ops.shape(last)[0])
         self.add_loss(weighted_value(self, value, training))
         return last
 
@@ -153,6 +169,7 @@ class GeometryPenalty(keras.layers.Layer):
             **super().get_config(),
             "loss": keras.saving.serialize_keras_object(self.loss),
             **weight_config(self),
+            "pool": self.pool,
         }
 
     @classmethod

@@ -82,7 +82,7 @@ class Plan:
 
     @staticmethod
     def last_tap(penalty):
-        """The path of the last layer of the trained network that a penalty looks at, or ``None``."""
+        """The last layer of the trained network that a penalty looks at; ``None``, the output."""
         raise NotImplementedError
 
     @staticmethod

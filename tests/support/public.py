@@ -9,6 +9,7 @@ PUBLIC = {
         "GeometryMonitor",
         "GraphSnapshot",
         "PenaltyWeightSchedule",
+        "PlainCheckpoint",
     ],
     lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "tapping", "teacher_cache"],
     lgg.constraints: ["Parseval"],

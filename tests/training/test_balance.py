@@ -342,7 +342,7 @@ class TestErrors:
             mse(weight=weight)
 
     def test_it_cannot_be_set(self):
-        with pytest.raises(AttributeError):
+        with pytest.raises(ValueError, match=r"is balanced. Expected to be left to the training"):
             mse().weight = 0.1
 
     def test_no_task(self):

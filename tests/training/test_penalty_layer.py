@@ -64,14 +64,18 @@ def test_trains():
     assert float(lgg.losses.graph_variation(hidden(model))) < 0.8 * before
 
 
+def loss_of(model, *data):
+    return model.evaluate(*data, batch_size=20, verbose=0, return_dict=True)["loss"]
+
+
 def test_weight_is_a_variable():
     model = model_with_penalty(1.0)
     layer = next(x for x in model.layers if isinstance(x, lgg.layers.GeometryPenalty))
     assert layer.trainable_variables == []
     model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
-    with_penalty = model.evaluate(X, LABELS, batch_size=20, verbose=0)
+    with_penalty = loss_of(model, X, LABELS)
     layer.weight.assign(0.0)
-    without = model.evaluate(X, LABELS, batch_size=20, verbose=0)
+    without = loss_of(model, X, LABELS)
     np.testing.assert_allclose(
         with_penalty - without, float(lgg.losses.graph_variation(hidden(model))), rtol=1e-3
     )
@@ -81,7 +85,7 @@ def test_labels_as_an_input():
     model = model_with_labels()
     model.compile(keras.optimizers.SGD(0.0), loss=None)
     z = model([X, LABELS])
-    found = model.evaluate([X, LABELS], batch_size=20, verbose=0)
+    found = loss_of(model, [X, LABELS])
     expected = 0.5 * np.sum(to_numpy(lgg.losses.graph_smoothness(LABELS, z)))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 

@@ -1,0 +1,59 @@
+"""Checkpoints of the network that is deployed, while a model around it trains."""
+
+from typing import Any
+
+import keras
+
+from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.penalty_layer import GeometryPenalty, without_penalties
+from keras_lgg.training.rebuilding import layers_of
+
+
+class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
+    """`keras.callbacks.ModelCheckpoint` of the plain network that is deployed.
+
+    Of a `GeometryModel` that is the base, of a `Distiller` the student, of a model with
+    `GeometryPenalty` layers the model without them. What is saved needs nothing of this package,
+    and its weights load into the plain network.
+
+    Args:
+        filepath: As of `keras.callbacks.ModelCheckpoint`, ``"best.keras"``, or
+            ``"best.weights.h5"`` with ``save_weights_only=True``.
+        **kwargs: Its other arguments: ``monitor``, ``mode``, ``save_best_only``, ...
+
+    Example:
+        >>> import keras, keras_lgg as lgg, numpy as np, os, tempfile
+        >>> base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="h")])
+        >>> model = lgg.GeometryModel(base, [lgg.Penalty(lgg.losses.GraphSmoothness(), "h")])
+        >>> model.compile("sgd")
+        >>> path = os.path.join(tempfile.mkdtemp(), "best.keras")
+        >>> checkpoint = lgg.callbacks.PlainCheckpoint(path, monitor="loss")
+        >>> x, y = np.ones((4, 4), "float32"), np.arange(4) % 2
+        >>> _ = model.fit(x, y, verbose=0, callbacks=[checkpoint])
+        >>> type(keras.saving.load_model(path)).__name__
+        'Sequential'
+    """
+
+    def set_model(self, model: keras.Model) -> None:
+        self._trained = model
+        super().set_model(_plain(model))
+
+    # On JAX the values of the variables lie elsewhere until they are asked for.
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.save_freq != "epoch":
+            self._fetch()
+        super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._fetch()
+        super().on_epoch_end(epoch, logs)
+
+    def _fetch(self):
+        if keras.backend.backend() == "jax":
+            self._trained.jax_state_sync()
+
+
+def _plain(model):
+    if isinstance(model, PenalizedModel):
+        model = model._core
+    return without_penalties(model) if layers_of(model, GeometryPenalty) else model
