@@ -111,10 +111,24 @@ class PenalizedModel(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         record = _record.get()
+        if record is None and training:
+            self._check_not_inside()
         if record is None or not self._plan.tapped:
             return self._core(inputs, training=training)
         outputs, record[id(self)] = self._plan.tapped(inputs, training=training)
         return outputs
+
+    def _check_not_inside(self):
+        """Raise where this is a part of a model that trains, which asks for no penalties."""
+        # A step on JAX calls the model without a trace of it, in a scope of its variables.
+        if internals.entry_model() not in (None, self) or internals.is_stateless():
+            raise ValueError(
+                f"The penalties of '{self.name}' would do nothing inside another model. Expected "
+                "the model with penalties to be the one that trains. Received: a step of a model "
+                "that it is a part of. Use the plain network there, and put the penalties around "
+                "the whole, lgg.GeometryModel(whole, penalties); in a step of your own, call it "
+                "inside `with model.recording_taps():`."
+            )
 
     @contextlib.contextmanager
     def recording_taps(self) -> Iterator[None]:

@@ -623,9 +623,13 @@ class TestErrors:
             watch(network(), GeometryMonitor(PROBE))
 
     def test_several_outputs(self):
-        inputs = keras.Input((4,))
-        student = keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(2)(inputs)])
-        model = lgg.Distiller(student, student, [lgg.Penalty(keras.losses.MeanSquaredError())])
+        class Two(keras.Model):
+            def call(self, inputs):
+                return inputs, 2 * inputs
+
+        two = Two()
+        two(np.ones((2, 4), "float32"))
+        model = lgg.GeometryModel(two, [lgg.Penalty(lgg.losses.GraphSmoothness())])
         with pytest.raises(
             ValueError, match=r"cannot be looked at. Expected a single tensor.*2 of"
         ):
