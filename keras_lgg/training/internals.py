@@ -1,5 +1,6 @@
 """What of Keras the package needs and Keras keeps to itself: all of it here, in one place."""
 
+import gc
 import inspect
 import itertools
 
@@ -25,6 +26,17 @@ def entry_model():
     return layer if isinstance(layer, keras.Model) else None
 
 
+def training_models_of(variable):
+    """The models that train on JAX at this moment, and hold a variable."""
+    return [
+        model
+        for model in gc.get_objects()
+        if isinstance(model, keras.Model)
+        and getattr(model, "_jax_state", None)
+        and any(v is variable for v in model.variables)
+    ]
+
+
 def symbolic_outputs(function, *inputs):
     """What a function of backend tensors returns for symbolic inputs, run in no graph."""
     return keras.src.backend.compute_output_spec(function, *inputs)
@@ -40,7 +52,7 @@ def symbolic_inputs(model):
     if not shapes:
         return None
     shapes = shapes.get("shapes_dict", {"input_shape": shapes.get("input_shape")})
-    return [_symbolic(shape, model.input_dtype) for shape in shapes.values()]
+    return [symbolic(shape, model.input_dtype) for shape in shapes.values()]
 
 
 def takes_training(model):
@@ -101,9 +113,10 @@ def inputs_by_name(model, inputs):
     return {name: x for names, x in named for name in dict.fromkeys(names) if x is not None}
 
 
-def _symbolic(shape, dtype):
+def symbolic(shape, dtype):
+    """Symbolic tensors of a shape, or of a structure of shapes, with an open batch size."""
     if isinstance(shape, dict):
-        return {key: _symbolic(each, dtype) for key, each in shape.items()}
+        return {key: symbolic(each, dtype) for key, each in shape.items()}
     if shape and isinstance(shape[0], list | tuple | dict):
-        return [_symbolic(each, dtype) for each in shape]
+        return [symbolic(each, dtype) for each in shape]
     return keras.KerasTensor((None, *shape[1:]), dtype)

@@ -60,13 +60,13 @@ class PenalizedModel(keras.Model):
         super().__setattr__(name, value)
 
     def build(self, input_shape: Any) -> None:
-        if self._core.built:
-            self.built = True
-        elif isinstance(self._core, keras.Sequential):
+        if isinstance(self._core, keras.Sequential) and not self._core.built:
             self._core.build(input_shape)
-            self.built = True
-        else:
-            super().build(input_shape)
+        elif not self._core.built:
+            internals.symbolic_outputs(
+                self._core, internals.symbolic(input_shape, self._core.input_dtype)
+            )
+        self.built = True
 
     # Not in compile(): Keras restores no compile state where that is overridden.
     def make_train_function(self, force: bool = False) -> None:

@@ -42,6 +42,8 @@ class PenaltyWeight(keras.Variable):
         if keras.backend.backend() != "jax" or self._is_asking or internals.is_stateless():
             return
         self._is_asking = True
+        if not self._models:
+            self._models.update(internals.training_models_of(self))
         try:
             for model in list(self._models):
                 model.jax_state_sync()
