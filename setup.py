@@ -63,6 +63,7 @@ EXTRAS["test"] = [
     "ruff>=0.8",
     "mypy>=1.15",
     "pyriemann>=0.12",  # an oracle of distances
+    "keras-hub>=0.32",  # models that others wrote
     "build>=1.2",
     "setuptools>=77",
     "twine>=6.1",

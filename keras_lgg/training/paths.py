@@ -97,8 +97,8 @@ def paths_of(model: keras.Model, tap: Any) -> list[str]:
     found = list(layer_paths(model, tap))
     if not found:
         raise ValueError(
-            f"The pattern '{tap}' matches no layer of the model '{model.name}'. Expected some of "
-            f"{_shown(model, tap)}. Received: '{tap}'. See lgg.layer_paths(model)."
+            f"The pattern '{tap}' matches no layer of the model '{model.name}'. Expected one that "
+            f"matches {_shown(model, tap)}. Received: '{tap}'. See lgg.layer_paths(model)."
         )
     return found
 

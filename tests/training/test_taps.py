@@ -253,7 +253,7 @@ def test_a_layer_and_a_pattern():
     assert paths_of(outer, outer.get_layer("backbone").get_layer("block3_relu")) == [
         "backbone/block3_relu"
     ]
-    with pytest.raises(ValueError, match=r"matches no layer.*Expected some of.*'bn'"):
+    with pytest.raises(ValueError, match=r"matches no layer.*Expected one that matches.*'bn'"):
         paths_of(model, "c*")
     with pytest.raises(ValueError, match=r"The layer 'other' cannot be tapped.*not in it"):
         paths_of(model, dense("other"))
