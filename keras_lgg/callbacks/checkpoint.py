@@ -7,6 +7,7 @@ import keras
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalty_layer import GeometryPenalty, without_penalties
 from keras_lgg.training.rebuilding import layers_of
+from keras_lgg.types import PathLike
 
 
 class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -19,7 +20,13 @@ class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
     Args:
         filepath: As of `keras.callbacks.ModelCheckpoint`, ``"best.keras"``, or
             ``"best.weights.h5"`` with ``save_weights_only=True``.
-        **kwargs: Its other arguments: ``monitor``, ``mode``, ``save_best_only``, ...
+        monitor: As of `keras.callbacks.ModelCheckpoint`, and so are all others.
+        verbose: 0 or 1.
+        save_best_only: Whether to keep the best alone, by ``monitor``.
+        save_weights_only: Whether to save weights in place of the model.
+        mode: ``"auto"``, ``"min"`` or ``"max"``.
+        save_freq: ``"epoch"``, or a number of batches.
+        initial_value_threshold: What the first is to be better than.
 
     Example:
         >>> import keras, keras_lgg as lgg, numpy as np, os, tempfile
@@ -33,6 +40,29 @@ class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
         >>> type(keras.saving.load_model(path)).__name__
         'Sequential'
     """
+
+    def __init__(
+        self,
+        filepath: PathLike,
+        *,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: int | str = "epoch",
+        initial_value_threshold: float | None = None,
+    ) -> None:
+        super().__init__(
+            filepath,
+            monitor=monitor,
+            verbose=verbose,
+            save_best_only=save_best_only,
+            save_weights_only=save_weights_only,
+            mode=mode,
+            save_freq=save_freq,
+            initial_value_threshold=initial_value_threshold,
+        )
 
     def set_model(self, model: keras.Model) -> None:
         self._trained = model
