@@ -1,15 +1,17 @@
 """A teacher's representations, computed once and kept beside the data."""
 
-import hashlib
+import functools
 import pathlib
-import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, Protocol, cast
 
 import keras
 import numpy as np
 
+from keras_lgg import files
 from keras_lgg.checks import invalid
+from keras_lgg.training.fingerprints import DataFingerprint, sample_digests, teacher_fingerprint
+from keras_lgg.training.paths import paths_of
 from keras_lgg.training.penalties import Penalty, check_penalties, teacher_student_taps
 from keras_lgg.training.taps import TappedModel
 from keras_lgg.types import Dataset, PathLike
@@ -17,8 +19,81 @@ from keras_lgg.types import Dataset, PathLike
 # A cached sample's inputs are a dict of these two: what the student sees, and what the teacher
 # said, by tap; OUTPUTS stands for the teacher's own outputs.
 INPUTS, TEACHER, OUTPUTS = "inputs", "teacher", "outputs"
+WHAT = "The teacher's cache"
+ANEW = "Delete it, and write it with lgg.teacher_cache(teacher, penalties, data, path=...)."
+# What a manifest says, and how errors call it.
+FACTS = {
+    "samples": "number of samples",
+    "taps": "taps",
+    "data": "fingerprint of the data",
+    "teacher": "fingerprint of the teacher",
+}
+
+P = ParamSpec("P")
 
 
+class WithOpen(Protocol[P]):
+    """A function that makes datasets, and another one that opens them again."""
+
+    open: Callable[[PathLike], Dataset]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Dataset: ...
+
+
+def opened_by(
+    open_again: Callable[[PathLike], Dataset],
+) -> Callable[[Callable[P, Dataset]], WithOpen[P]]:
+    """A decorator that gives a function the attribute ``open``."""
+
+    def with_open(function: Callable[P, Dataset]) -> WithOpen[P]:
+        described = cast(WithOpen[P], function)
+        described.open = open_again
+        return described
+
+    return with_open
+
+
+def open_cache(path: PathLike) -> Dataset:
+    """Open a cache that `teacher_cache` wrote, in another process for instance.
+
+    All of it is read once and compared with what was written, at about a gigabyte a second.
+
+    Args:
+        path: Folder of the cache.
+
+    Returns:
+        `tf.data.Dataset` of single samples, as of `teacher_cache`.
+
+    Raises:
+        ValueError: If there is no cache, it is from version 0.1.0, whose caches cannot be checked,
+            or a file of it is missing, cut, changed or not of it.
+
+    Example:
+        >>> import tempfile, keras, numpy as np, keras_lgg as lgg
+        >>> teacher = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="hidden")])
+        >>> penalty = lgg.Penalty(lgg.losses.GraphDistillation(), [("hidden", "hidden")])
+        >>> path = tempfile.mkdtemp() + "/cache"
+        >>> x, y = np.random.default_rng(0).random((20, 8), "float32"), np.arange(20) % 3
+        >>> _ = lgg.teacher_cache(teacher, penalty, (x, y), path=path)
+        >>> len(lgg.teacher_cache.open(path))
+        20
+    """
+    import tensorflow as tf
+
+    folder = pathlib.Path(path)
+    if not folder.is_dir():
+        raise invalid("path", "the folder of a teacher's cache", f"{path}, where there is none")
+    if not (folder / files.MANIFEST).is_file():
+        raise ValueError(
+            f"The folder '{path}' is no whole cache. Expected a file '{files.MANIFEST}' in it, "
+            "which says what the others are. Received: a folder without one, as version 0.1.0 "
+            f"wrote it, whose caches cannot be checked, or no cache at all. {ANEW}"
+        )
+    files.checked_facts(folder, WHAT, ANEW)
+    return tf.data.Dataset.load(str(path))
+
+
+@opened_by(open_cache)
 def teacher_cache(
     teacher: keras.Model,
     penalties: Sequence[Penalty],
@@ -39,8 +114,11 @@ def teacher_cache(
         data: Pair of arrays ``(x, y)`` or triple with sample weights, or a batched
             `tf.data.Dataset` of such, finite and without augmentation. Each array may be a
             structure of arrays.
-        path: Folder that the cache is written to, which must not exist; ``None`` keeps it in
-            memory. ``tf.data.Dataset.load(path)`` opens it again, in another process for instance.
+        path: Folder that the cache is written to; ``None`` keeps it in memory. It is there when it
+            is whole: a process that is killed leaves the name free. Where the cache of the same
+            teacher, taps and data is there already, it is checked and opened.
+            ``lgg.teacher_cache.open(path)`` opens it without them, in another process for
+            instance, and refuses what is not as it was written.
         batch_size: Samples that the teacher sees at a time, where ``data`` are arrays.
 
     Returns:
@@ -49,7 +127,8 @@ def teacher_cache(
 
     Raises:
         ValueError: If the data change from one pass to the next, as with augmentation, or have no
-            end; if a tap is unknown; if ``path`` exists.
+            end; if a tap is unknown; if ``path`` holds anything but the whole cache of this
+            teacher, these taps and these data.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -72,38 +151,41 @@ def teacher_cache(
     """
     import tensorflow as tf
 
-    if path is not None and pathlib.Path(path).exists():
-        raise invalid("path", "a folder that does not exist yet", f"{path}, which does")
-    batches, known = _batches(data, batch_size)
-    taps = dict.fromkeys(
-        path for penalty in check_penalties(penalties) for path, _ in teacher_student_taps(penalty)
-    )
+    held = None if path is None else _facts_of_existing(path)
+    taps = _taps(teacher, penalties)
+    source = _Source(data, batch_size)
     infer = _inference(teacher, [tap for tap in taps if tap is not None])
-    changed = False
 
     def rows():
-        nonlocal changed
-        for x, *rest in batches.as_numpy_iterator():
-            if known is not None and not known.issuperset(_fingerprints((x, *rest))):
-                changed = True
-                return
+        for x, *rest in source.batches():
             yield ({INPUTS: x, TEACHER: infer(x, outputs=None in taps)}, *rest)
 
     if path is None:
         parts = list(rows())
-        _check_unchanged(changed)
+        source.check_unchanged()
         return tf.data.Dataset.from_tensor_slices(
             keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
         )
-    first = next(rows(), None)
-    _check_unchanged(changed)
+    first = next(rows(), None)  # which also builds a teacher that was not built
+    source.check_unchanged()
+    facts = {
+        "samples": source.fingerprint.count,
+        "taps": sorted(OUTPUTS if tap is None else tap for tap in taps),
+        "data": source.fingerprint.digest,
+        "teacher": teacher_fingerprint(teacher),
+    }
+    if held is not None:
+        _check_same(path, facts, held)
+        return tf.data.Dataset.load(str(path))
     signature = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
     )
-    tf.data.Dataset.from_generator(rows, output_signature=signature).unbatch().save(str(path))
-    if changed:
-        shutil.rmtree(path)
-        _check_unchanged(changed)
+    with files.beside(path) as unfinished:
+        samples = tf.data.Dataset.from_generator(rows, output_signature=signature).unbatch()
+        samples.save(str(unfinished))
+        source.check_unchanged()
+        _check_count(unfinished, facts["samples"])
+        files.write_manifest(unfinished, facts)
     return tf.data.Dataset.load(str(path))
 
 
@@ -126,40 +208,110 @@ def _inference(teacher, taps):
     return infer
 
 
-def _batches(data, batch_size):
-    """The data as a batched dataset; where they might change, also what they are now."""
+class _Source:
+    """The data in batches, which must be the same in each pass."""
+
+    def __init__(self, data, batch_size):
+        import tensorflow as tf
+
+        self._are_arrays = isinstance(data, tuple)
+        if self._are_arrays:
+            data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+        elif not isinstance(data, tf.data.Dataset):
+            expected = "a tuple of arrays (x, y) or a tf.data.Dataset"
+            raise invalid("data", expected, type(data).__name__)
+        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise invalid("data", "a finite dataset", "one that repeats without end")
+        if data.cardinality() == 0:
+            raise invalid("data", "at least one sample", "none")
+        self._data = data
+        self._known = set()
+        self._has_changed = False
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Of all data, for which they are read once."""
+        found = DataFingerprint()
+        for batch in self._data.as_numpy_iterator():
+            digests = sample_digests(batch)
+            found.add(batch, digests)
+            if not self._are_arrays:
+                self._known.update(digests)
+        if not found.count:
+            raise invalid("data", "at least one sample", "none")
+        return found
+
+    def batches(self):
+        """Iterator over all batches, which ends where they change.
+
+        An error of its own would come out of TensorFlow as another one: see `check_unchanged`.
+        """
+        if self._are_arrays:
+            yield from self._data.as_numpy_iterator()
+            return
+        before, now = self.fingerprint, DataFingerprint()
+        for batch in self._data.as_numpy_iterator():
+            digests = sample_digests(batch)
+            now.add(batch, digests)
+            self._has_changed = not self._known.issuperset(digests)
+            if self._has_changed:
+                return
+            yield batch
+        self._has_changed = now.digest != before.digest
+
+    def check_unchanged(self):
+        if self._has_changed:
+            raise ValueError(
+                "The data change from one pass to the next. Expected the same samples each time, "
+                "since the teacher is asked about each of them once. Received: other samples in "
+                "the second pass than in the first one, as augmentation makes them. Cache the "
+                "data without augmentation, or train with the teacher in memory: "
+                "lgg.Distiller(teacher, student, penalties)."
+            )
+
+
+def _taps(teacher, penalties):
+    """The paths of all that the penalties tap of the teacher; ``None`` is its output."""
+    taps = dict.fromkeys(
+        path
+        for penalty in check_penalties(penalties)
+        for tap, _ in teacher_student_taps(penalty)
+        for path in ([None] if tap is None else paths_of(teacher, tap))
+    )
+    return list(taps)
+
+
+def _facts_of_existing(path):
+    """What the cache in a folder is of; ``None`` where there is no folder."""
+    folder = pathlib.Path(path)
+    if not folder.exists():
+        return None
+    if not (folder / files.MANIFEST).is_file():
+        raise invalid(
+            "path",
+            "a folder that does not exist yet, or one of a whole cache",
+            f"{path}, which exists and has no '{files.MANIFEST}'",
+        )
+    return files.checked_facts(folder, WHAT, ANEW)
+
+
+def _check_same(path, asked, held):
+    for name, words in FACTS.items():
+        if held.get(name) != asked[name]:
+            raise ValueError(
+                f"The folder '{path}' holds the cache of something else. Expected the {words} "
+                f"{asked[name]}, as of the arguments. Received: {held.get(name)}. Name another "
+                "`path`, or delete the folder to write it anew."
+            )
+
+
+def _check_count(folder, count):
+    """Raise unless a dataset can be read to its end, and has as many samples as it should."""
     import tensorflow as tf
 
-    if isinstance(data, tuple):
-        return tf.data.Dataset.from_tensor_slices(data).batch(batch_size), None
-    if not isinstance(data, tf.data.Dataset):
-        raise invalid("data", "a tuple of arrays (x, y) or a tf.data.Dataset", type(data).__name__)
-    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise invalid("data", "a finite dataset", "one that repeats without end")
-    known = set()
-    for batch in data.as_numpy_iterator():
-        known.update(_fingerprints(batch))
-    if not known:
-        raise invalid("data", "a dataset of at least one sample", "an empty one")
-    return data, known
-
-
-def _fingerprints(batch):
-    """A digest of each sample with all that belongs to it."""
-    arrays = [np.ascontiguousarray(x) for x in keras.tree.flatten(batch)]
-    for sample in zip(*arrays, strict=True):
-        digest = hashlib.blake2b(digest_size=16)
-        for array in sample:
-            digest.update(array.tobytes())
-        yield digest.digest()
-
-
-def _check_unchanged(changed):
-    if changed:
-        raise ValueError(
-            "The data change from one pass to the next. Expected the same samples each time, "
-            "since the teacher is asked about each of them once. Received: samples in the second "
-            "pass that the first one did not have, as augmentation makes them. Cache the data "
-            "without augmentation, or train with the teacher in memory: lgg.Distiller(teacher, "
-            "student, penalties)."
+    found = tf.data.Dataset.load(str(folder)).reduce(np.int64(0), lambda n, _: n + 1).numpy()
+    if found != count:
+        raise OSError(
+            f"The cache could not be written. Expected {count} samples in it. Received: {found}. "
+            "See whether the disk is full."
         )

@@ -1,0 +1,99 @@
+"""What tells a teacher from others, and data from others: digests that outlive a process."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+
+# Of a config, what a prediction does not depend on once the weights are there.
+IDLE = {"trainable", "seed", "compile_config", "shared_object_id"}
+IDLE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+# Whose values name layers.
+REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
+
+
+def teacher_fingerprint(model):
+    """A digest of the architecture of a model and of its weights, whatever its layers are called.
+
+    Of a model that has no config, the classes of its layers stand for the architecture.
+    """
+    digest = _digest(json.dumps(_architecture(model), sort_keys=True).encode())
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+class DataFingerprint:
+    """A digest of samples, whatever their order and batches.
+
+    Attributes:
+        count: Number of samples.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._structure = ""
+        self._sum = 0
+
+    def add(self, batch, digests):
+        """Take a batch in, with the digest of each of its samples."""
+        if not self.count:
+            kinds = keras.tree.map_structure(lambda x: f"{x.dtype} {x.shape[1:]}", batch)
+            self._structure = json.dumps(kinds, sort_keys=True)
+        self.count += len(digests)
+        # A sum has no order, and forgets no sample that comes twice.
+        self._sum += sum(int.from_bytes(digest) for digest in digests)
+
+    @property
+    def digest(self):
+        return _digest(f"{self._structure} {self.count} {self._sum}".encode()).hexdigest()
+
+
+def sample_digests(batch):
+    """List of a digest of each sample with all that belongs to it."""
+    arrays = [np.ascontiguousarray(x) for x in keras.tree.flatten(batch)]
+    return [_of_sample(sample) for sample in zip(*arrays, strict=True)]
+
+
+def _of_sample(arrays):
+    digest = _digest()
+    for array in arrays:
+        # Texts are objects, whose bytes would be their addresses.
+        is_text = not hasattr(array, "dtype") or array.dtype.hasobject
+        digest.update(repr(_listed(array)).encode() if is_text else array.tobytes())
+    return digest.digest()
+
+
+def _listed(array):
+    return array.tolist() if hasattr(array, "tolist") else array
+
+
+def _architecture(model):
+    try:
+        return _without_names(keras.saving.serialize_keras_object(model), {})
+    except (NotImplementedError, TypeError, ValueError):  # Keras's words for "has no config"
+        return [type(model).__name__, *(type(layer).__name__ for layer in model._flatten_layers())]
+
+
+def _without_names(config, names, *, refers=False):
+    """A config in which a layer is called by its place, since Keras counts its names up."""
+    if isinstance(config, dict):
+        return {
+            key: value  # whose name says what it does
+            if key == "dtype"
+            else _without_names(value, names, refers=refers or key in REFERENCES)
+            for key, value in config.items()
+            if key not in IDLE and not key.endswith(IDLE_ENDINGS)
+        }
+    if isinstance(config, list | tuple):
+        return [_without_names(value, names, refers=refers) for value in config]
+    if refers and isinstance(config, str):
+        return names.setdefault(config, len(names))
+    return config
+
+
+def _digest(data=b""):
+    return hashlib.blake2b(data, digest_size=16)
