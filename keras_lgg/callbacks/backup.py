@@ -2,14 +2,17 @@
 
 import pathlib
 import shutil
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_lgg import files
 from keras_lgg.types import PathLike
 
 WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # of a backup
+KEPT = 2  # backups, so that there is another one where the last is damaged
 
 
 class AtomicBackup(keras.callbacks.Callback):
@@ -21,12 +24,18 @@ class AtomicBackup(keras.callbacks.Callback):
     one rename puts a backup in place. And Keras does not keep the seeds of dropout and of other
     random layers: here they go on where they were.
 
+    The backups of the last two epochs are kept, with checksums. Where the last one is not as it was
+    written, a warning says so, and the training goes on from the one before.
+
     The weights are those of an uninterrupted training where an epoch sees the same batches
     whatever came before it, and the operations are deterministic
     (``tf.config.experimental.enable_op_determinism()``).
 
     Args:
-        backup_dir: Folder of the backup; it is removed at the end of the training.
+        backup_dir: Folder of the backups; it is removed at the end of the training.
+
+    Raises:
+        ValueError: In ``fit``, if there are backups and none is as it was written.
 
     Example:
         >>> import tempfile, keras, numpy as np, keras_lgg as lgg
@@ -41,7 +50,7 @@ class AtomicBackup(keras.callbacks.Callback):
         self.backup_dir = pathlib.Path(backup_dir)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        latest = max(self._backups(), default=None)
+        latest = self._latest_whole()
         if latest is None:
             return
         if not self.model.optimizer.built:
@@ -54,21 +63,48 @@ class AtomicBackup(keras.callbacks.Callback):
         self.model._initial_epoch = int(latest.name)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        older = self._backups()
-        unfinished = self.backup_dir / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        self.model.save_weights(unfinished / WEIGHTS)
-        np.savez(unfinished / SEEDS, *map(keras.ops.convert_to_numpy, self._seeds()))
-        unfinished.rename(self.backup_dir / f"{epoch + 1:06}")
-        for path in older:
+        with files.beside(self.backup_dir / f"{epoch + 1:06}") as unfinished:
+            unfinished.mkdir()
+            self.model.save_weights(unfinished / WEIGHTS)
+            np.savez(unfinished / SEEDS, *map(keras.ops.convert_to_numpy, self._seeds()))
+            files.write_manifest(unfinished, {"epoch": epoch + 1})
+        for path in self._backups()[KEPT:]:
             shutil.rmtree(path)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         shutil.rmtree(self.backup_dir, ignore_errors=True)
 
+    def _latest_whole(self):
+        """The last backup that is as it was written, after which there is none any more."""
+        damaged, reasons = [], []
+        for path in self._backups():
+            try:
+                files.checked_facts(path, "The backup", "")
+            except ValueError as reason:
+                damaged.append(path)
+                reasons.append(str(reason).strip())
+                continue
+            if damaged:
+                warnings.warn(
+                    f"{' '.join(reasons)} The training goes on from the epoch before, '{path}'.",
+                    stacklevel=2,
+                )
+            for later in damaged:  # which would be in the way of new ones
+                shutil.rmtree(later)
+            return path
+        if damaged:
+            raise ValueError(
+                f"The training cannot go on from '{self.backup_dir}': no backup is whole. "
+                f"{' '.join(reasons)} Delete the folder to begin anew. Whoever trusts the weights "
+                f"all the same, as of a backup by version 0.1.0, which has no checksums: "
+                f"model.load_weights('{damaged[0] / WEIGHTS}')."
+            )
+        return None
+
     def _backups(self):
-        return [path for path in self.backup_dir.glob("*") if path.name.isdigit()]
+        """The folders of the backups, the latest first."""
+        found = (path for path in self.backup_dir.glob("*") if path.name.isdigit())
+        return sorted(found, key=lambda path: int(path.name), reverse=True)
 
     def _seeds(self):
         return [v for v in self.model.variables if v.path.endswith("seed_generator_state")]

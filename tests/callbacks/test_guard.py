@@ -1,9 +1,12 @@
-import pathlib
+import re
+import shutil
+import warnings
 
 import keras
 import numpy as np
 import pytest
 from backends import needs
+from damage import HARMS, flip
 from keras import layers, ops
 
 import keras_lgg as lgg
@@ -118,8 +121,16 @@ def test_nothing_to_guard():
 class TestAtomicBackup:
     """`test_interrupts` kills whole processes; here, at the moments that chance may miss."""
 
+    STOPPED, WHOLE = [], []  # what several tests use is trained once
+
     class KilledError(Exception):
         pass
+
+    def assert_as_if_it_had_not_stopped(self, found):
+        if not self.WHOLE:
+            self.WHOLE.append(self.train(None)[1])
+        for a, b in zip(found, self.WHOLE[0], strict=True):
+            np.testing.assert_array_equal(a, b)
 
     def train(self, path, epochs=4):
         keras.utils.set_random_seed(0)
@@ -128,42 +139,87 @@ class TestAtomicBackup:
             keras.optimizers.Adam(0.01),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        backup = lgg.callbacks.AtomicBackup(path)
-        history = model.fit(X, Y, 10, epochs, verbose=0, shuffle=False, callbacks=[backup])
+        backups = [] if path is None else [lgg.callbacks.AtomicBackup(path)]
+        history = model.fit(X, Y, 10, epochs, verbose=0, shuffle=False, callbacks=backups)
         return len(history.epoch), model.get_weights()
 
     @pytest.mark.parametrize(
         ("moment", "left"),
         [
-            ("keras.Model.save_weights", 3),  # before the second backup is written
-            ("numpy.savez", 3),  # half written
-            ("pathlib.Path.rename", 3),  # written, not in place
-            ("shutil.rmtree", 2),  # in place, while the first one is removed
+            ("keras.Model.save_weights", 2),  # before the third backup is written
+            ("numpy.savez", 2),  # half written
+            ("keras_lgg.files.write_manifest", 2),
+            ("os.fsync", 2),
+            ("pathlib.Path.replace", 2),  # written, not in place
+            ("shutil.rmtree", 1),  # in place, while the first one is removed
         ],
     )
-    def test_interrupted_in_the_second_backup(self, moment, left, tmp_path, monkeypatch):
-        _, expected = self.train(tmp_path / "whole")
+    def test_interrupted_in_the_third_backup(self, moment, left, tmp_path, monkeypatch):
         on_epoch_end = lgg.callbacks.AtomicBackup.on_epoch_end
 
-        def kill(path, *args, **kwargs):
-            if pathlib.Path(str(path)).name != "unfinished" or moment == "pathlib.Path.rename":
-                raise self.KilledError
+        def kill(*args, **kwargs):
+            raise self.KilledError
 
         def interrupted(backup, epoch, logs=None):
             with monkeypatch.context() as patch:
-                if epoch == 1:
+                if epoch == 2:
                     patch.setattr(moment, kill)
+                    patch.setattr("keras_lgg.files.remove", lambda path: None)  # as none is left to
                 on_epoch_end(backup, epoch, logs)
 
         with monkeypatch.context() as patch:
             patch.setattr(lgg.callbacks.AtomicBackup, "on_epoch_end", interrupted)
             with pytest.raises(self.KilledError):
                 self.train(tmp_path / "backup")
+        unfinished = [path for path in (tmp_path / "backup").iterdir() if "unfin" in path.name]
+        assert len(unfinished) == (moment != "shutil.rmtree")
         epochs, found = self.train(tmp_path / "backup")
         assert epochs == left
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(a, b)
+        self.assert_as_if_it_had_not_stopped(found)
         assert not (tmp_path / "backup").exists()
+
+    @pytest.fixture
+    def backups(self, tmp_path, tmp_path_factory, monkeypatch):
+        """The folder that a training leaves which was stopped after its third epoch."""
+        if not self.STOPPED:
+            self.STOPPED.append(tmp_path_factory.mktemp("stopped") / "backup")
+            with monkeypatch.context() as patch:
+                patch.setattr(lgg.callbacks.AtomicBackup, "on_train_end", lambda *args: None)
+                self.train(self.STOPPED[0], epochs=3)
+        return shutil.copytree(self.STOPPED[0], tmp_path / "backup")
+
+    def test_the_last_two_are_kept(self, backups):
+        found = sorted(path.relative_to(backups).as_posix() for path in backups.rglob("*.*"))
+        names = ["manifest.json", "model.weights.h5", "seeds.npz"]
+        assert found == [f"{epoch}/{name}" for epoch in ("000002", "000003") for name in names]
+
+    @pytest.mark.parametrize("name", ["manifest.json", "model.weights.h5", "seeds.npz"])
+    @pytest.mark.parametrize("harm", HARMS)
+    def test_a_damaged_backup_is_passed_over(self, name, harm, backups):
+        HARMS[harm](backups / "000003" / name)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            epochs, found = self.train(backups)
+        (text,) = [str(each.message) for each in caught if "backup" in str(each.message)]
+        message = rf"The backup '.*000003' is damaged\. Expected .*{name}.* before, '.*000002'"
+        assert re.match(message, text)
+        assert epochs == 2
+        self.assert_as_if_it_had_not_stopped(found)
+
+    def test_all_are_damaged(self, backups):
+        for path in backups.rglob("*.h5"):
+            flip(path)
+        message = r"no backup is whole.*000003' is damaged.*Received.*000002' is damaged.*Delete"
+        with pytest.raises(ValueError, match=message):
+            self.train(backups)
+        assert len(list(backups.iterdir())) == 2  # nothing is thrown away
+
+    def test_one_of_an_earlier_version(self, backups):
+        for path in backups.rglob("manifest.json"):
+            path.unlink()
+        with pytest.raises(ValueError, match=r"version 0\.1\.0.*load_weights\('.*000003/model"):
+            self.train(backups)
 
     def test_a_model_that_fit_builds(self, tmp_path):
         model = keras.Sequential([layers.Dense(3)])
