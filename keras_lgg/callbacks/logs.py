@@ -2,11 +2,12 @@
 
 import contextlib
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Mapping
 
-from keras_lgg import checks
+from keras_lgg import checks, files
 from keras_lgg.types import PathLike
 
 FIRST = "cka_first"  # the quantity that a training which goes on from a later epoch cannot know
@@ -24,30 +25,48 @@ class CsvLog:
 
     def begin(self, epoch: int, values: Mapping[str, float]) -> None:
         """Write the file up to this epoch: anew, or with the rows that it has."""
-        self._header, rows = ["epoch", *values], []
+        self._header, self._rows = ["epoch", *values], []
         if epoch > 0 and self.path.exists():
-            with open(self.path, newline="") as file:
-                reader = csv.DictReader(file)
-                self._header = self._checked(reader.fieldnames or [])
-                # The last row is cut off where the training was killed while it wrote.
-                rows = [row for row in reader if None not in row.values()]
-            rows = [row for row in rows if int(row["epoch"]) <= epoch]
-        if not rows or int(rows[-1]["epoch"]) < epoch:
-            rows.append({"epoch": epoch, **values})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
-        with open(unfinished, "w", newline="") as file:
-            writer = csv.DictWriter(file, self._header)
-            writer.writeheader()
-            writer.writerows(rows)
-        unfinished.replace(self.path)
+            self._header, rows = self._read()
+            self._rows = [row for row in rows if int(row["epoch"]) <= epoch]
+        if not self._rows or int(self._rows[-1]["epoch"]) < epoch:
+            self._rows.append({"epoch": epoch, **values})
+        self._write()
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, self._header).writerow({"epoch": epoch, **values})
+        self._rows.append({"epoch": epoch, **values})
+        self._write()
 
     def close(self) -> None:
         """Nothing is open between two rows."""
+
+    def _write(self):
+        """The whole file, so that nobody ever reads half a row."""
+        with files.beside(self.path) as unfinished, open(unfinished, "w", newline="") as file:
+            writer = csv.DictWriter(file, self._header)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def _read(self):
+        """The header and the rows of the file as a training before has left it."""
+        text = self.path.read_bytes().decode(errors="replace")
+        # Version 0.1.0 appended its rows, so that a kill could cut the last one off.
+        whole, _, _ = text.rpartition("\n")
+        reader = csv.DictReader(io.StringIO(whole), restkey="")
+        header, rows = self._checked(reader.fieldnames or []), list(reader)
+        if rows and None in rows[-1].values():
+            rows.pop()
+        last = -1
+        for row in rows:
+            if not _is_row(row) or int(row["epoch"]) <= last:
+                raise ValueError(
+                    f"The file '{self.path}' cannot be gone on with. Expected rows of an epoch, "
+                    f"each later than the one before, and {len(header) - 1} numbers. Received: "
+                    f"{','.join(map(str, row.values()))!r}. Mend or delete the file, or give "
+                    "another path in `csv`."
+                )
+            last = int(row["epoch"])
+        return header, rows
 
     def _checked(self, header):
         def lasting(names):
@@ -60,6 +79,17 @@ class CsvLog:
                 "the training before."
             )
         return header
+
+
+def _is_row(row):
+    """Whether a row has its epoch and a number, or nothing, in each other column."""
+    epoch, *values = row.values()
+    try:
+        for value in values:
+            float(value or "nan")
+    except (TypeError, ValueError):  # a list of more values than there are columns, or no numbers
+        return False
+    return None not in row.values() and epoch.isdecimal()
 
 
 class EventLog:

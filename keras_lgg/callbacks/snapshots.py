@@ -4,7 +4,7 @@ import io
 import pathlib
 from typing import Any
 
-from keras_lgg import checks, plots
+from keras_lgg import checks, files, plots
 from keras_lgg.callbacks.probes import LayerWatcher, Taps
 from keras_lgg.types import PathLike
 
@@ -88,7 +88,7 @@ class GraphSnapshot(LayerWatcher):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / f"epoch_{epoch:04}.png").write_bytes(buffer.getvalue())
+            with files.beside(self.folder / f"epoch_{epoch:04}.png") as unfinished:
+                unfinished.write_bytes(buffer.getvalue())
         for log in self._logs:
             log.image(epoch, "latent_geometry_graphs", buffer.getvalue())

@@ -512,6 +512,51 @@ class TestResumed:
         assert "h1/cka_first" not in logs
         assert [row["h2/cka_first"] == "" for row in found] == new
 
+    def test_a_number_that_was_cut_off_is_not_read_as_another_one(self, tmp_path):
+        model, path = geometry_model(), tmp_path / "geometry.csv"
+        watch(model, GeometryMonitor(PROBE, LABELS, csv=path), epochs=2)
+        whole = path.read_bytes()
+        for left in (1, 2, 5):  # of the end, the line end among it
+            path.write_bytes(whole[:-left])
+            watch(model, GeometryMonitor(PROBE, LABELS, csv=path), epochs=3, first=2)
+            first, *again = csv.DictReader(self.rows(tmp_path))
+            assert [row["epoch"] for row in (first, *again)] == ["0", "1", "2", "3"]
+            assert [row["h2/cka_first"] == "" for row in again] == [False, True, True]
+
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            lambda rows: [rows[0], rows[1].replace("0,", "x,", 1), *rows[2:]],
+            lambda rows: [*rows[:2], rows[2].replace(".", "?", 1), *rows[3:]],
+            lambda rows: [*rows[:2], f"{rows[2]},1.0", *rows[3:]],
+            lambda rows: [*rows[:2], rows[2].rpartition(",")[0], *rows[3:]],
+            lambda rows: [*rows[:2], rows[3], rows[2]],
+        ],
+        ids=["epoch", "number", "long", "short", "order"],
+    )
+    def test_a_file_that_was_changed(self, harm, tmp_path):
+        path = tmp_path / "geometry.csv"
+        watch(geometry_model(), GeometryMonitor(PROBE, csv=path), epochs=2)
+        changed = "".join(f"{row}\r\n" for row in harm(self.rows(tmp_path))).encode()
+        path.write_bytes(changed)
+        message = r"geometry.csv' cannot be gone on with. Expected rows.*Received.*Mend or delete"
+        with pytest.raises(ValueError, match=message):
+            watch(geometry_model(), GeometryMonitor(PROBE, csv=path), epochs=3, first=2)
+        assert path.read_bytes() == changed
+
+    def test_a_kill_while_it_writes_leaves_the_rows_before(self, tmp_path, monkeypatch):
+        path = tmp_path / "geometry.csv"
+        watch(geometry_model(), GeometryMonitor(PROBE, csv=path), epochs=2)
+        before = path.read_bytes()
+
+        def kill(*args):
+            raise self.KilledError
+
+        monkeypatch.setattr("os.fsync", kill)
+        with pytest.raises(self.KilledError):
+            watch(geometry_model(), GeometryMonitor(PROBE, csv=path), epochs=3, first=2)
+        assert path.read_bytes() == before
+
     def test_a_file_with_other_columns(self, tmp_path):
         path = tmp_path / "geometry.csv"
         watch(geometry_model(), GeometryMonitor(PROBE, csv=path))
