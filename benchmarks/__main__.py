@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from benchmarks import latents, losses, memory, projections, steps
+from keras_lgg.files import beside
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
@@ -133,7 +134,8 @@ def write(key, text):
     before, found, rest = PAGE.read_text().partition(begin)
     section = f"{begin}\n\n{text}\n\n{end}"
     after = rest.partition(end)[2] if found else "\n"
-    PAGE.write_text((before if found else before.rstrip() + "\n\n") + section + after)
+    with beside(PAGE) as unfinished:
+        unfinished.write_text((before if found else before.rstrip() + "\n\n") + section + after)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from keras_lgg import datasets, relative
+from keras_lgg.files import beside
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
@@ -173,9 +174,8 @@ def deployable(data, network):
 
 
 def save(model, args, name):
-    path = _path(args, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model.save(path)
+    with beside(_path(args, name)) as unfinished:
+        model.save(unfinished)
 
 
 def saved(args, name):
@@ -230,24 +230,28 @@ def figure(rows, columns, size, **kwargs):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
 
 
+def save_figure(drawing, path):
+    with beside(path) as unfinished:
+        drawing.savefig(unfinished, dpi=150)
+
+
 def finish(args, frame, tables, drawing, explanation, *, pictures=()):
     """Print the tables, write the figure, and record both where asked: see `run`."""
     for caption, table in tables.items():
         print(f"\n{caption}\n{table.to_string()}")
     folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(args)}.png"
     if drawing.get_layout_engine() is None:  # those of lgg.plots have one
         drawing.tight_layout()
-    drawing.savefig(path, dpi=150)
+    save_figure(drawing, folder / f"{slug(args)}.png")
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
         page = pathlib.Path(args.record)
         picture = page.parent / f"results_{slug(args)}.png"
-        drawing.savefig(picture, dpi=150)
+        save_figure(drawing, picture)
         copies = [f"{picture.stem}_{other}.png" for other in pictures]
         for other, copy in zip(pictures, copies, strict=True):
-            shutil.copy(folder / f"{slug(args)}_{other}.png", page.parent / copy)
+            with beside(page.parent / copy) as unfinished:
+                shutil.copy(folder / f"{slug(args)}_{other}.png", unfinished)
         text = _section(args, frame, tables, [picture.name, *copies], explanation)
         record(page, slug(args), text)
 
@@ -312,10 +316,9 @@ def record(page, key, text):
     section = f"{begin}\n\n{text}\n\n{end}"
     old = page.read_text() if page.exists() else "# Recorded results\n"
     before, found, rest = old.partition(begin)
-    if found:
-        page.write_text(before + section + rest.partition(end)[2])
-    else:
-        page.write_text(f"{old.rstrip()}\n\n{section}\n")
+    new = before + section + rest.partition(end)[2] if found else f"{old.rstrip()}\n\n{section}\n"
+    with beside(page) as unfinished:
+        unfinished.write_text(new)
     print(f"Recorded in {page}")
 
 

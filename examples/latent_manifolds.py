@@ -23,6 +23,7 @@ import keras
 import numpy as np
 
 from keras_lgg import manifolds
+from keras_lgg.files import beside
 
 BUILDERS = {
     "CAE": manifolds.build_cae,
@@ -99,13 +100,12 @@ def prepared(images):
 def keep(args, report):
     """Print a report and write it with its figures."""
     print(f"\n{report}\n", flush=True)
-    folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / common.slug(args)
-    pathlib.Path(f"{stem}_report.md").write_text(report.to_markdown())
-    pathlib.Path(f"{stem}_report.json").write_text(report.to_json())
+    stem = pathlib.Path(args.output) / common.slug(args)
+    for suffix, text in (("md", report.to_markdown()), ("json", report.to_json())):
+        with beside(f"{stem}_report.{suffix}") as unfinished:
+            unfinished.write_text(text)
     for name in FIGURES:
-        getattr(report, f"plot_{name}")().savefig(f"{stem}_{name}.png", dpi=150)
+        common.save_figure(getattr(report, f"plot_{name}")(), f"{stem}_{name}.png")
 
 
 def measured(manifold):

@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 import keras_lgg as lgg
+from keras_lgg.files import beside
 
 BLOCKS = ["block1", "block2", "block3"]
 SIGMAS = [0.0, 0.1, 0.2, 0.3, 0.4]  # of the noise, for pixels in [0, 1]
@@ -220,7 +221,8 @@ def draw(results, path):
     draw_distillation(axes[1], dict(results["distillation"]))
     draw_embeddings(axes[2], results["embeddings"])
     drawing.tight_layout(w_pad=2)
-    drawing.savefig(path, dpi=150)
+    with beside(path) as unfinished:
+        drawing.savefig(unfinished, dpi=150)
 
 
 def draw_robustness(axis, rows):

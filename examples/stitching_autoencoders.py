@@ -26,6 +26,7 @@ from keras import layers, ops
 from sklearn.linear_model import LogisticRegression
 
 import keras_lgg as lgg
+from keras_lgg.files import beside
 
 RELATIVE, ABSOLUTE = "relative", "absolute"
 PERMUTED, TRANSLATED = "permuted anchors", "absolute, Procrustes"
@@ -220,9 +221,8 @@ def save_pictures(args, models, images, kind):
         (first, _), (_, second_decoder) = models[space]
         model = lgg.relative.stitch(first, second_decoder)
         pictures[f"stitched, {space}"] = model.predict(images, verbose=0)
-    folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{args.data}_{kind}.npz", **pictures)
+    with beside(pathlib.Path(args.output) / f"{args.data}_{kind}.npz") as unfinished:
+        np.savez(unfinished, **pictures)
 
 
 def draw(args, frame):

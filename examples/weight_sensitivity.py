@@ -33,6 +33,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_lgg as lgg
+from keras_lgg.files import beside
 
 BLOCKS = ["block1", "block2", "block3"]
 NOISES = (0.2, 0.3)  # standard deviations of the noise on pixels in [0, 1]
@@ -617,7 +618,8 @@ def draw(study, curves, path):
         "Digits: what the weight of the smoothness penalty does, against plain training"
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with beside(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     pyplot.close(figure)
 
 
@@ -641,7 +643,8 @@ scikit-learn's digits, split 1000 / 297 / 500 (train, validation, test). {versio
 {seconds / 60:.0f} minutes."""
     picture = f"![Change of accuracy against the weight]({os.path.relpath(figure, path.parent)})"
     parts = [above + facts, *([picture] if figure else []), text]
-    path.write_text("\n\n".join(parts) + "\n")
+    with beside(path) as unfinished:
+        unfinished.write_text("\n\n".join(parts) + "\n")
 
 
 def parse(argv):

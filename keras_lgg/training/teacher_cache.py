@@ -126,6 +126,7 @@ def teacher_cache(
         ``{"inputs": x, "teacher": {tap: representation}}`` in place of x.
 
     Raises:
+        OSError: If the cache cannot be written.
         ValueError: If the data change from one pass to the next, as with augmentation, or have no
             end; if a tap is unknown; if ``path`` holds anything but the whole cache of this
             teacher, these taps and these data.
