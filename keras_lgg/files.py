@@ -67,11 +67,13 @@ def write_manifest(folder: pathlib.Path, facts: dict[str, Any]) -> None:
         "files": {
             file.relative_to(folder).as_posix(): [file.stat().st_size, checksum(file)]
             for file in _files_in(folder)
+            if file != folder / MANIFEST
         },
         "facts": facts,
     }
     text = json.dumps({**content, "checksum": _checksum_of(content)}, indent=2)
-    (folder / MANIFEST).write_text(text)
+    with beside(folder / MANIFEST) as unfinished:
+        unfinished.write_text(text)
 
 
 def checked_facts(folder: pathlib.Path, what: str, advice: str) -> dict[str, Any]:

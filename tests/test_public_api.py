@@ -91,6 +91,11 @@ def test_hints_are_complete_and_resolve(public):
                 assert admits(hints[parameter.name], parameter.default), (name, parameter)
 
 
+def test_what_opens_a_cache_is_as_public_as_what_writes_it():
+    test_is_documented(lgg.teacher_cache.open)
+    test_hints_are_complete_and_resolve(lgg.teacher_cache.open)
+
+
 def test_no_hint_is_lost_on_type_checkers():
     assert (pathlib.Path(lgg.__file__).parent / "py.typed").exists()
 

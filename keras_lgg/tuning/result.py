@@ -8,6 +8,7 @@ import keras_tuner as kt
 from keras_lgg.checks import invalid
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
+from keras_lgg.tuning.storage import check_trial
 
 
 class PenaltySearch:
@@ -80,8 +81,15 @@ class PenaltySearch:
         return self.tuner.hypermodel.penalties(self._completed()[0].hyperparameters)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        """The trained models of the best trials, best first, as after their best epochs."""
-        return self.tuner.get_best_models(min(num_models, len(self._completed())))
+        """The trained models of the best trials, best first, as after their best epochs.
+
+        Raises:
+            ValueError: If their files are not as `search_penalty_weights` has written them.
+        """
+        best = self._completed()[:num_models]
+        for trial in best:
+            check_trial(self.tuner.get_trial_dir(trial.trial_id))
+        return self.tuner.get_best_models(len(best))
 
     def to_markdown(self) -> str:
         """A table of the trials, the best first."""

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pathlib
 import shutil
 import tempfile
 import warnings
@@ -16,6 +17,7 @@ from keras_lgg.checks import check_choice, check_positive_integer, described_by,
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
 from keras_lgg.tuning.result import PenaltySearch
+from keras_lgg.tuning.storage import check_search, keep_whole
 
 TUNERS = {
     "random": "RandomSearch",
@@ -67,8 +69,8 @@ def search_penalty_weights(
         seed: Of the tuner, and of the models as in `PenaltyHyperModel`. With one, the same call
             has the same trials.
         directory: Folder that keeps the trials and their models. A call with the same one goes on
-            where the search in it ended. By default a temporary one, which is deleted with the
-            result.
+            where the search in it ended, or was killed. By default a temporary one, which is
+            deleted with the result.
         overwrite: Whether a search in the directory is deleted first.
         tuner_options: Dict of further arguments of the tuner's class, such as ``{"factor": 2}``.
         **fit_options: Further arguments of `keras.Model.fit`, such as ``epochs``, ``batch_size``,
@@ -79,8 +81,8 @@ def search_penalty_weights(
 
     Raises:
         ValueError: If an argument is not of these forms, the objective is no metric of the
-            models, or the directory holds a search of another space. See also
-            `PenaltyHyperModel`.
+            models, or the directory holds a search of another space, or one that is not as it was
+            written. See also `PenaltyHyperModel`.
         RuntimeError: If trials fail: all of them, or as many in a row as the tuner's
             ``max_consecutive_failed_trials``. Of fewer, a warning tells.
         ImportError: If the extra ``tuner`` is missing.
@@ -130,7 +132,10 @@ def search_penalty_weights(
     if directory is None:
         directory = tempfile.mkdtemp(prefix="keras_lgg_tuning_")
         weakref.finalize(hypermodel, shutil.rmtree, directory, ignore_errors=True)
+    if not overwrite:
+        check_search(pathlib.Path(directory) / options["project_name"])
     searcher = tuner_class(hypermodel, directory=directory, overwrite=overwrite, **options)
+    keep_whole(searcher)
     _check_resumed(searcher)
     if isinstance(searcher, kt.GridSearch):
         _restore_grid(searcher.oracle)

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from damage import cut, flip
 
 import keras_lgg as lgg
 from keras_lgg.losses import GraphDistillation, GraphSmoothness, GraphVariation, SmoothnessVariation
@@ -630,6 +632,59 @@ class TestDirectory:
         assert len(search(**options, tuner_options={"max_trials": 2}).trials) == 2
         found = search(**options)
         assert [t["weights"][VARIATION] for t in found.trials] == [0, 0.01, 0.1, 1]
+
+    @pytest.mark.parametrize("moment", [1, 2, 3, 4, 6])
+    def test_a_search_that_was_killed_while_it_wrote_goes_on(
+        self, moment, score, tmp_path, capsys, monkeypatch
+    ):
+        class KilledError(BaseException):
+            pass
+
+        writes = []
+
+        def kill(descriptor):
+            writes.append(descriptor)
+            if len(writes) == moment:
+                raise KilledError
+
+        score(closeness)
+        options = {"tuner": "grid", "directory": str(tmp_path)}
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", kill)
+            patch.setattr("keras_lgg.files.remove", lambda path: None)  # as none is left to
+            with pytest.raises(KilledError):
+                search(**options)
+        found = search(**options)
+        assert [t["weights"][VARIATION] for t in found.trials] == [0, 0.01, 0.1, 1]
+        assert not list(tmp_path.rglob("unfinished_*.json"))
+
+    @pytest.mark.parametrize(
+        ("name", "harm"),
+        [
+            ("oracle.json", cut),
+            ("tuner0.json", cut),
+            ("trial_*/trial.json", cut),
+            ("trial_*/manifest.json", flip),
+            ("trial_*/trial.json", lambda path: path.write_text("{}")),
+        ],
+    )
+    def test_a_search_that_was_damaged(self, name, harm, score, tmp_path):
+        score(closeness)
+        options = {"tuner": "grid", "directory": str(tmp_path)}
+        found = search(**options)
+        path = sorted((tmp_path / "penalty_weights").glob(name))[0]
+        harm(path)
+        with pytest.raises(ValueError, match=rf"(?s){path.name}'.*overwrite=True"):
+            search(**options)
+        assert len(search(**options, overwrite=True).trials) == len(found.trials)
+
+    def test_the_best_models_are_those_that_were_trained(self, tmp_path):
+        found = search(tuner="grid", directory=str(tmp_path), weights=(0.1, 0.1))
+        assert found.get_best_models()
+        folder = found.tuner.get_trial_dir(found._completed()[0].trial_id)
+        flip(pathlib.Path(folder) / "checkpoint.weights.h5")
+        with pytest.raises(ValueError, match=r"trial of a search.*damaged.*checkpoint.weights.h5"):
+            found.get_best_models()
 
     @pytest.mark.parametrize(
         "changed", [{"weights": (0.01, 2, 3)}, {"k": [3]}, {"k": None}, {"weights": None}]
