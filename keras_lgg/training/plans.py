@@ -21,7 +21,7 @@ from keras_lgg.training.penalties import (
     teacher_student_taps,
 )
 from keras_lgg.training.taps import Seen, Tapped, seen_output
-from keras_lgg.training.teacher_cache import OUTPUTS, split_cached
+from keras_lgg.training.teacher_cache import cached_name, split_cached
 
 
 class Plan:
@@ -216,17 +216,32 @@ class TeacherStudent(Plan):
 
     def _seen(self, x, outputs, taps):
         inputs, cached = split_cached(x)
-        if cached is not None:
-            _check_cached(cached, self.pairs)
-            theirs = {path: Seen.ready(value) for path, value in cached.items()}
-            theirs[None] = theirs.get(OUTPUTS)
-        else:
-            theirs = self._asked_teacher(inputs)
         ours = {**taps, None: seen_output(self.network, inputs, outputs)}
+        if cached is None:
+            asked = self._asked_teacher(inputs)
+        else:
+            self._check_cached(cached)
+
+        def theirs(penalty, path):
+            return asked[path] if cached is None else Seen.ready(cached[cached_name(path, penalty)])
+
         return [
-            [each for path, own in pairs for each in (theirs[path], ours[own])]
-            for pairs in self.pairs
+            [each for path, own in pairs for each in (theirs(penalty, path), ours[own])]
+            for penalty, pairs in zip(self.penalties, self.pairs, strict=True)
         ]
+
+    def _check_cached(self, cached):
+        needed = {
+            cached_name(path, penalty)
+            for penalty, pairs in zip(self.penalties, self.pairs, strict=True)
+            for path, _ in pairs
+        }
+        if needed - set(cached):
+            raise ValueError(
+                "The cache does not hold what the penalties need. Expected "
+                f"{sorted(needed)}. Received: {sorted(cached)}. Write it anew with "
+                "lgg.teacher_cache(teacher, penalties, data) and these penalties."
+            )
 
     def _asked_teacher(self, inputs):
         """What the teacher makes of a batch, by path; ``None`` is its output."""
@@ -339,17 +354,6 @@ def _share_of_functions(loss):
     divided = copy.copy(loss)
     divided.loss = keras.tree.map_structure(share, loss.loss)
     return divided
-
-
-def _check_cached(cached, pairs):
-    needed = {OUTPUTS if theirs is None else theirs for taps in pairs for theirs, _ in taps}
-    missing = sorted(needed - set(cached))
-    if missing:
-        raise ValueError(
-            f"The cache does not hold what the penalties need. Expected {sorted(needed)}. "
-            f"Received: {sorted(cached)}. Write it anew with lgg.teacher_cache(teacher, "
-            "penalties, data) and these penalties."
-        )
 
 
 def _check_inputs(teacher, inputs):

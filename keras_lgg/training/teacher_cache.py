@@ -13,8 +13,8 @@ from keras_lgg.checks import invalid
 from keras_lgg.training.fingerprints import DataFingerprint, sample_digests, teacher_fingerprint
 from keras_lgg.training.paths import paths_of
 from keras_lgg.training.penalties import Penalty, check_penalties, teacher_student_taps
-from keras_lgg.training.taps import TappedModel
-from keras_lgg.types import Dataset, PathLike
+from keras_lgg.training.taps import Tapped, seen_output
+from keras_lgg.types import Dataset, PathLike, Tensor
 
 # A cached sample's inputs are a dict of these two: what the student sees, and what the teacher
 # said, by tap; OUTPUTS stands for the teacher's own outputs.
@@ -101,6 +101,7 @@ def teacher_cache(
     *,
     path: PathLike | None = None,
     batch_size: int = 128,
+    teacher_inputs: Callable[[Tensor], Tensor] | None = None,
 ) -> Dataset:
     """What a distiller's penalties need of the teacher, for each sample of some data.
 
@@ -120,10 +121,12 @@ def teacher_cache(
             ``lgg.teacher_cache.open(path)`` opens it without them, in another process for
             instance, and refuses what is not as it was written.
         batch_size: Samples that the teacher sees at a time, where ``data`` are arrays.
+        teacher_inputs: See `keras_lgg.Distiller`.
 
     Returns:
         `tf.data.Dataset` of single samples, for ``.shuffle(...).batch(...)``, with the inputs
-        ``{"inputs": x, "teacher": {tap: representation}}`` in place of x.
+        ``{"inputs": x, "teacher": {tap: representation}}`` in place of x. Representations are
+        pooled as the penalties want them.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -153,13 +156,13 @@ def teacher_cache(
     import tensorflow as tf
 
     held = None if path is None else _facts_of_existing(path)
-    taps = _taps(teacher, penalties)
+    wanted = _wanted(teacher, penalties)
     source = _Source(data, batch_size)
-    infer = _inference(teacher, [tap for tap in taps if tap is not None])
+    runner = _Runner(teacher, wanted, teacher_inputs)
 
     def rows():
         for x, *rest in source.batches():
-            yield ({INPUTS: x, TEACHER: infer(x, outputs=None in taps)}, *rest)
+            yield ({INPUTS: x, TEACHER: runner.predict_on_batch(x)}, *rest)
 
     if path is None:
         parts = list(rows())
@@ -171,7 +174,7 @@ def teacher_cache(
     source.check_unchanged()
     facts = {
         "samples": source.fingerprint.count,
-        "taps": sorted(OUTPUTS if tap is None else tap for tap in taps),
+        "taps": sorted(wanted),
         "data": source.fingerprint.digest,
         "teacher": teacher_fingerprint(teacher),
     }
@@ -197,16 +200,34 @@ def split_cached(x):
     return x, None
 
 
-def _inference(teacher, taps):
-    """A function of a batch that gives the taps and, where asked for, the outputs."""
-    runner = TappedModel(teacher, taps) if taps else teacher
+def cached_name(path, penalty):
+    """What the cache calls a tap, or the output, as a penalty wants it."""
+    signs = [penalty.pool, None if penalty.mask is None else f"mask={penalty.mask}"]
+    return " ".join([OUTPUTS if path is None else path, *(sign for sign in signs if sign)])
 
-    def infer(x, *, outputs):
-        predicted = runner.predict_on_batch(x)
-        found, kept = predicted if taps else (predicted, {})
-        return {**kept, OUTPUTS: found} if outputs else kept
 
-    return infer
+class _Runner(keras.Model):
+    """What the cache keeps of a teacher, by name.
+
+    Args:
+        teacher: The teacher.
+        wanted: Dict from names to the paths of layers, or ``None``, and the penalties.
+        teacher_inputs: Function from the inputs of the data to the teacher's, or ``None``.
+    """
+
+    def __init__(self, teacher, wanted, teacher_inputs):
+        super().__init__(autocast=False, dtype=teacher.dtype_policy)
+        self.teacher = teacher
+        self._wanted = tuple(wanted.items())
+        self._inputs_of = teacher_inputs or (lambda x: x)
+        self._tapped = Tapped(teacher, [path for path, _ in wanted.values() if path is not None])
+        self.built = teacher.built
+
+    def call(self, inputs):
+        inputs = self._inputs_of(inputs)
+        outputs, seen = self._tapped(inputs, training=False)
+        seen = {**seen, None: seen_output(self.teacher, inputs, outputs)}
+        return {name: seen[path].pooled_for(penalty) for name, (path, penalty) in self._wanted}
 
 
 class _Source:
@@ -271,15 +292,14 @@ class _Source:
             )
 
 
-def _taps(teacher, penalties):
-    """The paths of all that the penalties tap of the teacher; ``None`` is its output."""
-    taps = dict.fromkeys(
-        path
+def _wanted(teacher, penalties):
+    """All that the penalties want of the teacher: by name a path and a penalty."""
+    return {
+        cached_name(path, penalty): (path, penalty)
         for penalty in check_penalties(penalties)
         for tap, _ in teacher_student_taps(penalty)
         for path in ([None] if tap is None else paths_of(teacher, tap))
-    )
-    return list(taps)
+    }
 
 
 def _facts_of_existing(path):

@@ -191,3 +191,24 @@ def test_monitors_and_plots_respect_masks(pool):
     assert logs
     for name, values in logs.items():
         np.testing.assert_allclose(more[name], values, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("pool", [None, "mean", "last"])
+def test_a_cache_keeps_what_is_pooled(pool):
+    teacher, student = masked_network(), masked_network()
+    given = [
+        lgg.Penalty(losses.GraphDistillation(), [("h", "h"), ("h2", "h2")], name="p", pool=pool),
+        lgg.Penalty(losses.RelationalDistance(), [("h", "h2")], name="q", pool="max"),
+    ]
+    in_memory = lgg.Distiller(teacher, student, given)
+    expected = [value_of(in_memory, padded(9), name) for name in ("p", "q")]
+    cached = lgg.teacher_cache(teacher, given, (padded(9), LABELS))
+    model = lgg.Distiller(None, student, given)
+    model.compile("sgd", XE)
+    logs = model.evaluate(cached.batch(12), verbose=0, return_dict=True)
+    np.testing.assert_allclose([logs["p"], logs["q"]], expected, rtol=1e-4)
+    other = lgg.Penalty(losses.GraphDistillation(), [("h", "h")], pool="first")
+    model = lgg.Distiller(None, student, other)
+    model.compile("sgd", XE)
+    with pytest.raises(ValueError, match=r"does not hold what the penalties need.*first"):
+        model.evaluate(cached.batch(12), verbose=0)
