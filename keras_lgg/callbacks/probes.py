@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.callbacks.logs import EventLog
-from keras_lgg.graphs.labels import are_class_indices, class_indices
+from keras_lgg.graphs.labels import are_class_indices, classes_on_host
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pooling import check_pool, pooled
 from keras_lgg.training.distiller import Distiller
@@ -57,8 +57,7 @@ class Probe:
         self.labels: Any = None if y is None else np.asarray(y)
         if y is not None:
             first = keras.tree.flatten(self.x)[0]
-            checks.check_same_length(y=self.labels, x=first)
-            self.classes = keras.ops.convert_to_numpy(class_indices(self.labels))
+            self.classes = classes_on_host(self.labels, first, argument="y")
 
     def signal(self) -> tuple[np.ndarray, int]:
         """The labels and the number of classes, which need not be numbered from 0."""

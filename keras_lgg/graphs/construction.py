@@ -8,7 +8,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_lgg.graphs.labels import are_class_indices, class_indices
+from keras_lgg.graphs.labels import comparable, memberships
 from keras_lgg.graphs.low_rank import LowRank
 from keras_lgg.graphs.numerics import (
     compiled_by_xla,
@@ -94,14 +94,29 @@ def squared_distances(x, block):
 
 
 def label_products(labels, dtype, block):
-    """``y_i . y_j`` of the labels: 1 for two samples of one class, 0 for two classes."""
-    if not are_class_indices(labels):
-        return _products({"x": ops.cast(labels, dtype)}, block)
+    """Similarity of the `Labels` of two samples: of classes 1 within one, and 0 between two."""
+    if labels.rows is not None:
+        return _products({"x": labels.where_counted(ops.cast(labels.rows, dtype))}, block)
 
     def same(rows, columns, _):
         return ops.cast(ops.equal(rows["y"][:, None], columns["y"][None, :]), dtype)
 
-    return PairMatrix({"y": ops.cast(class_indices(labels), "float32")}, same, block)
+    return PairMatrix({"y": comparable(labels.classes, block)}, same, block)
+
+
+def both_counted(matrix, labels):
+    """The same matrix, with 0 where one of two samples has no label."""
+    if labels.counted is None:
+        return matrix
+    return combine(
+        lambda values, _, rows, columns: ops.where(_both(rows, columns), values, 0.0),
+        matrix,
+        **labels.weights(),
+    )
+
+
+def _both(rows, columns):
+    return rows["counted"][:, None] * columns["counted"][None, :] > 0.5
 
 
 def outer_products(left, right, block):
@@ -182,21 +197,41 @@ def scale_rows_and_columns(matrix, weights):
     )
 
 
-def class_pairs(adjacency, pairs, classes):
-    """Only the edges within (``"intra"``) or between (``"inter"``) the classes ``(n,)``."""
+def class_pairs(adjacency, pairs, labels):
+    """Only the edges within (``"intra"``) or between (``"inter"``) the classes of `Labels`.
+
+    Samples of several classes are of one class where they share any; those without a label have
+    no edge.
+    """
+    if labels.rows is None:
+        key = comparable(labels.classes, adjacency.block)
+
+        def alike(a, b):
+            return ops.equal(a[:, None], b[None, :])
+    else:
+        key = memberships(labels)
+
+        def alike(a, b):
+            return ops.matmul(a, ops.transpose(b)) > 0.5
 
     def entries(values, _, rows, columns):
-        same = ops.equal(rows["classes"][:, None], columns["classes"][None, :])
+        same = alike(rows["classes"], columns["classes"])
         return ops.where(same if pairs == "intra" else ops.logical_not(same), values, 0.0)
 
-    return combine(entries, adjacency, classes=ops.cast(classes, "float32"))
+    return both_counted(combine(entries, adjacency, classes=key), labels)
 
 
-def weakest_neighbours(adjacency, k):
-    """The weight (n,) from which on a node's edges lead to its k nearest neighbours."""
+def weakest_neighbours(adjacency, k, labels=None):
+    """The weight (n,) from which on a node's edges lead to its k nearest neighbours.
 
-    def weakest(values, others, *_):
+    Samples without a label are nobody's neighbours, where `Labels` are given.
+    """
+    weights = {} if labels is None else labels.weights()
+
+    def weakest(values, others, rows, columns):
         values = ops.stop_gradient(values)
+        if weights:
+            others = ops.logical_and(others, _both(rows, columns))
         n = values.shape[1]
         # min and max serve a static n; one that is only known at run time needs the ops.
         count = max(1, min(k, n - 1)) if n is not None else ops.clip(ops.shape(values)[1] - 1, 1, k)
@@ -205,7 +240,7 @@ def weakest_neighbours(adjacency, k):
         # Weights that differ by rounding alone are ties. All of them are kept.
         return kth - 4.0 * machine_epsilon(values) * ops.abs(largest)
 
-    return ops.stop_gradient(adjacency.map_rows(weakest))
+    return ops.stop_gradient(adjacency.map_rows(weakest, **weights))
 
 
 def _kth_by_top_k(values, others, k):
@@ -239,12 +274,12 @@ def nearest(values, others, rows, columns):
     return ops.logical_and(either, others)
 
 
-def nearest_neighbours(adjacency, k):
-    """Only the edges to the k nearest neighbours of either end."""
+def nearest_neighbours(adjacency, k, labels=None):
+    """Only the edges to the k nearest neighbours of either end; see `weakest_neighbours`."""
     return combine(
         lambda values, *block: ops.where(nearest(values, *block), values, 0.0),
         adjacency,
-        weakest=weakest_neighbours(adjacency, k),
+        weakest=weakest_neighbours(adjacency, k, labels),
     )
 
 

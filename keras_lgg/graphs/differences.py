@@ -59,7 +59,7 @@ def factored_rank(width, other, power):
     return power * first + sum(width + i * other for i in range(1, power))
 
 
-def compare_factors(a, b, *, power=1, pairs="all", one_hot=None):
+def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None):
     """The row sums for the full graphs of two batches, and whether they are accurate.
 
     Args:
@@ -67,29 +67,35 @@ def compare_factors(a, b, *, power=1, pairs="all", one_hot=None):
         b: Representations ``(n, e)``.
         power: See `losses.graph_distillation`.
         pairs: See `losses.graph_distillation`.
-        one_hot: Classes ``(n, c)`` where pairs are not all.
+        one_hot: Classes ``(n, c)`` where pairs are not all; of samples without one, zeros.
+        counted: 1.0 for each sample that has a class, ``(n, 1)``, or ``None`` where all have.
     """
     (a, _), (b, root_degrees) = cosine_factors(a), cosine_factors(b)
     terms = subtract(a, b, along=root_degrees)
     if pairs == "inter":
         # All pairs but those within a class, to which the diagonal belongs.
         edges = [term._replace(diagonal=0.0 * term.diagonal) for term in terms]
-        everything, squares = row_squares(edges)
+        everything, squares = row_squares(edges, counted)
         rows = everything - row_squares(edges, one_hot)[0]
-        return rows, is_accurate(rows, [everything, *squares])
+        return _counted_rows(rows, counted), is_accurate(rows, [everything, *squares])
     rows, squares = row_squares(terms, one_hot)
     accurate = is_accurate(rows, squares)
     if power > 1:  # what the powers multiply cancels no further
         difference = functools.reduce(add, terms)
         rows, _ = row_squares([power_difference(a, b, difference, power)])
-    return rows, accurate
+    return _counted_rows(rows, counted), accurate
 
 
-def compare_pairs(teacher, student, *, k, power, pairs, classes, block):
+def _counted_rows(rows, counted):
+    """Row sums, without what is left of the diagonal of a sample that has no class."""
+    return rows if counted is None else rows * counted[:, 0]
+
+
+def compare_pairs(teacher, student, *, k, power, pairs, labels, block):
     """The row sums for two batches, on the edges of the first one's graph."""
     graphs = [full_graph(x, block) for x in (teacher, student)]
     if pairs != "all":
-        graphs = [class_pairs(graph, pairs, classes) for graph in graphs]
+        graphs = [class_pairs(graph, pairs, labels) for graph in graphs]
     target, learned = graphs
     if k is not None:
         learned = combine(

@@ -9,6 +9,7 @@ from keras_lgg.checks import (
     check_same_length,
     invalid,
 )
+from keras_lgg.graphs.arrays import as_tensor, check_not_empty
 from keras_lgg.graphs.construction import (
     class_pairs,
     cosine_degrees,
@@ -25,7 +26,7 @@ from keras_lgg.graphs.construction import (
     weakest_neighbours,
     without_loops,
 )
-from keras_lgg.graphs.labels import are_class_indices, class_indices, label_signal
+from keras_lgg.graphs.labels import label_signal, read_labels
 from keras_lgg.graphs.numerics import (
     connected_nodes,
     flatten_representation,
@@ -139,6 +140,7 @@ def latent_geometry_graph(
     normalize: bool = True,
     pairs: str = "all",
     labels: Tensor | None = None,
+    ignore_class: int | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """The latent geometry graph (LGG) of a batch, as a weighted adjacency matrix.
@@ -154,8 +156,10 @@ def latent_geometry_graph(
         normalize: Whether to normalise the degrees (see `normalize_degrees`).
         pairs: ``"all"``, ``"intra"`` (only pairs of one class) or ``"inter"`` (only pairs of
             two classes).
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which the
-            largest entry counts. Needed where ``pairs`` is not ``"all"``.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)`` of
+            which the largest entries count: two samples that share one are of one class. Needed
+            where ``pairs`` is not ``"all"``.
+        ignore_class: Class number of samples without a label: they are in no pair of classes.
         mask: Boolean ``(n, n)``, the edges to keep, in place of ``k``: with the `knn_mask` of
             one graph, another graph is compared on the same edges.
 
@@ -190,7 +194,8 @@ def latent_geometry_graph(
     if normalize:
         adjacency = normalized_degrees(adjacency)
     if pairs != "all":
-        adjacency = class_pairs(adjacency, pairs, classes_of_pairs(pairs, labels, x))
+        found = labels_of_pairs(pairs, labels, x, ignore_class=ignore_class)
+        adjacency = class_pairs(adjacency, pairs, found)
     if k is not None:
         adjacency = nearest_neighbours(adjacency, k)
     adjacency = adjacency.matrix
@@ -263,7 +268,7 @@ def smoothness(
     """
     check_positive_integer("power", power)
     adjacency = to_adjacency(adjacency)
-    signal = ops.cast(signal, adjacency.dtype)
+    signal = ops.cast(as_tensor("signal", signal, "a tensor of shape (n, c)"), adjacency.dtype)
     if len(signal.shape) != 2:
         raise invalid("signal", "a tensor of shape (n, c)", f"shape {tuple(signal.shape)}")
     check_same_length(signal=signal, adjacency=adjacency)
@@ -277,6 +282,8 @@ def label_smoothness(
     power: int = 1,
     k: int | None = None,
     num_classes: int | None = None,
+    ignore_class: int | None = None,
+    continuous: bool = False,
     relative: bool = False,
     block_size: int | None = None,
 ) -> Tensor:
@@ -289,10 +296,16 @@ def label_smoothness(
 
     Args:
         x: Representations, shape ``(n, ...)``.
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``; a
+            multi-hot row is scaled to length 1, so that two samples differ by the cosine of
+            their labels.
         power: Positive integer, the power of the Laplacian.
         k: Number of nearest neighbours to keep, or ``None`` for the full graph.
         num_classes: Number of classes of integer labels; ``None`` looks at all pairs.
+        ignore_class: Class number of samples without a label, such as -1; of ``(n, c)``, rows of
+            zeros have none. The value is that of the batch without these samples.
+        continuous: ``True`` takes ``labels`` for a continuous target ``(n,)`` or ``(n, m)``, the
+            signal itself. The value grows with its square: scale the target to a variance of 1.
         relative: ``True`` takes the normalised Laplacian and divides by n. On non-negative
             features the result then lies in ``[0, 2**power]`` at any batch size.
         block_size: Rows of the similarities that are in memory at a time, where pairs are
@@ -304,7 +317,8 @@ def label_smoothness(
     Raises:
         ValueError: If an option is invalid, the labels are not of the forms above or lie
             outside ``[0, num_classes)``. Where labels are only known inside a compiled
-            function, such a label makes the result NaN.
+            function, such a label makes the result NaN; ``fit`` of a model with penalties looks at
+            its labels first.
 
     Example:
         >>> import numpy as np
@@ -321,9 +335,12 @@ def label_smoothness(
     if k is not None:
         check_positive_integer("k", k)
     x = flatten_representation(x)
-    check_same_length(labels=labels, x=x)
-    signal = label_signal(labels, num_classes=num_classes, dtype=x.dtype)
-    counted = num_classes is not None or not are_class_indices(labels)
+    labels = read_label_signal(
+        labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
+    )
+    x = labels.where_counted(x)  # zero rows are isolated nodes
+    signal = label_signal(labels, dtype=x.dtype)
+    counted = labels.num_classes is not None
 
     n = ops.shape(x)[0]
     block = rows_of_block(n, block_size)
@@ -338,9 +355,9 @@ def label_smoothness(
             raise _uncounted(n, block_size)
         adjacency = without_loops(similarities(x, "cosine", 1.0, block))
         if k is not None:
-            adjacency = nearest_neighbours(adjacency, k)
+            adjacency = nearest_neighbours(adjacency, k, labels)
         value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
-    return value / ops.cast(n, x.dtype) if relative else value
+    return value / labels.count(n, x.dtype) if relative else value
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
@@ -364,25 +381,39 @@ def pairwise_distances(x: Tensor) -> Tensor:
     return scale * safe_sqrt(squares.matrix)
 
 
-def to_adjacency(adjacency):
-    """Float tensor of a square matrix, or raise."""
-    adjacency = to_float(adjacency)
+def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):
+    """The `Labels` of a signal, of which some options exclude others."""
+    if continuous and (num_classes, ignore_class) != (None, None):
+        raise ValueError(
+            "Argument `continuous` excludes options of classes. Expected neither `num_classes` nor "
+            f"`ignore_class` with continuous=True. Received: num_classes={num_classes}, "
+            f"ignore_class={ignore_class}. Drop them."
+        )
+    return read_labels(
+        labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
+    )
+
+
+def to_adjacency(adjacency, argument="adjacency"):
+    """Float tensor of a square matrix: the way of adjacencies through the gate."""
+    expected = "a square matrix of shape (n, n)"
+    adjacency = to_float(as_tensor(argument, adjacency, expected))
     shape = tuple(adjacency.shape)
     if len(shape) != 2 or (None not in shape and shape[0] != shape[1]):
-        raise invalid("adjacency", "a square matrix of shape (n, n)", f"shape {shape}")
+        raise invalid(argument, expected, f"shape {shape}")
+    check_not_empty(argument, shape, expected)
     return adjacency
 
 
-def classes_of_pairs(pairs, labels, x):
-    """The class of each sample (n,), which ``pairs="intra"`` and ``"inter"`` need, or raise."""
+def labels_of_pairs(pairs, labels, x, **options):
+    """The `Labels` that ``pairs="intra"`` and ``"inter"`` need, or raise; see `read_labels`."""
     if labels is None:
         raise ValueError(
             "Argument `labels` is missing. Expected the class labels of the batch, since "
             f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
             "Pass labels=..., or pairs='all'."
         )
-    check_same_length(labels=labels, x=x)
-    return class_indices(labels)
+    return read_labels(labels, x, **options)
 
 
 def _uncounted(n, block_size):

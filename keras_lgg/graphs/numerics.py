@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg.checks import invalid
+from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, check_not_empty
 
 
 def float_dtypes():
@@ -22,11 +23,12 @@ def to_float(x):
     return x if dtype in float_dtypes() else ops.cast(x, "float32")
 
 
-def flatten_representation(x):
-    """Representations ``(n, ...)`` as a float tensor ``(n, d)``."""
-    x = to_float(x)
+def flatten_representation(x, argument="x"):
+    """Representations ``(n, ...)`` as a float tensor ``(n, d)``: their way through the gate."""
+    x = to_float(as_tensor(argument, x, REPRESENTATIONS))
     if len(x.shape) == 0:
-        raise invalid("x", "representations of shape (n, ...), one row a sample", "a scalar")
+        raise invalid(argument, REPRESENTATIONS, "a scalar")
+    check_not_empty(argument, x.shape, REPRESENTATIONS)
     if len(x.shape) == 2:
         return x
     features = x.shape[1:]

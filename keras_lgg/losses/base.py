@@ -1,13 +1,17 @@
 """What all losses share: where they act, precision, reduction, batches on several replicas."""
 
 import copy
+import functools
+import numbers
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, given_array
 from keras_lgg.graphs.functions import METRICS, PAIRS
+from keras_lgg.graphs.labels import FORMS
 from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
@@ -76,6 +80,7 @@ class GeometryLoss(keras.losses.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
+        y_true, y_pred = self._given(y_true, y_pred)
         # A Keras loss would multiply the mask into the values, of which there is one a sample.
         y_true, y_pred = keras.tree.map_structure(without_mask, (y_true, y_pred))
         # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
@@ -87,7 +92,33 @@ class GeometryLoss(keras.losses.Loss):
             return self._share(replica_count, y_true, y_pred, sample_weight)
         parts = 1 if self.global_graph else replicas.split_count()
         loss = self if parts == 1 else self._on_parts(parts)
-        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+        return loss._keras_call(y_true, y_pred, sample_weight)
+
+    def _given(self, y_true, y_pred):
+        """What was given, through the gate: representations as tensors, labels as they are."""
+        y_pred = _representations("y_pred", y_pred, self.across_layers)
+        if not self.needs_labels:
+            return _representations("y_true", y_true, self.across_layers), y_pred
+        if not self.needs_teacher:
+            return given_array("labels", y_true, FORMS), y_pred
+        if not isinstance(y_true, list | tuple) or len(y_true) != 2:
+            raise checks.invalid("y_true", "the pair (teacher, labels)", type(y_true).__name__)
+        teacher, labels = y_true
+        return (as_tensor("teacher", teacher, REPRESENTATIONS), labels), y_pred
+
+    def _keras_call(self, y_true, y_pred, sample_weight):
+        """As a Keras loss, which would round class numbers of 2**24 and more to its dtype."""
+        exact = copy.copy(self)
+        exact.call = functools.partial(_call_on, self.call, self._cast(y_true))
+        return keras.losses.Loss.__call__(exact, y_pred, y_pred, sample_weight)
+
+    def _cast(self, y_true):
+        """What a loss compares with, in its dtype, but for labels, which stay what they are."""
+        if self.needs_labels and not self.needs_teacher:
+            return y_true
+        if self.needs_labels:
+            return ops.cast(y_true[0], self.dtype), y_true[1]
+        return keras.tree.map_structure(lambda x: ops.cast(x, self.dtype), y_true)
 
     def _share(self, replica_count, y_true, y_pred, sample_weight):
         """What one of several replicas adds to the value: their sum is the loss of the batch."""
@@ -95,7 +126,7 @@ class GeometryLoss(keras.losses.Loss):
             y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
         unreduced = copy.copy(self)
         unreduced.reduction = None
-        values = keras.losses.Loss.__call__(unreduced, y_true, y_pred, sample_weight)
+        values = unreduced._keras_call(y_true, y_pred, sample_weight)
         if not self.global_graph and len(values.shape) > 0 and self.reduction == "sum":
             return ops.sum(values)
         return _reduced(values, sample_weight, self.reduction) / replica_count
@@ -121,6 +152,19 @@ class GeometryLoss(keras.losses.Loss):
         if self.is_scalar:
             del config["reduction"]
         return config
+
+
+def _representations(argument, given, several):
+    """Representations as tensors: one, or those of several layers."""
+    if not several:
+        return as_tensor(argument, given, REPRESENTATIONS)
+    if not isinstance(given, list | tuple):
+        raise checks.invalid(argument, "a list of representations", repr(type(given).__name__))
+    return [as_tensor(argument, x, REPRESENTATIONS) for x in given]
+
+
+def _call_on(call, y_true, _, y_pred):
+    return call(y_true, y_pred)
 
 
 def mean(values):
@@ -150,6 +194,12 @@ def _check_arms(name, value):
         raise checks.invalid(name, "an integer of at least 2, the two arms of an angle", value)
 
 
+def _check_class(name, value):
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if value is not None and not is_integer:
+        raise checks.invalid(name, "an integer, the class number of no class, or None", repr(value))
+
+
 def _check_choice(name, value):
     checks.check_choice(name, value, CHOICES[name])
 
@@ -164,7 +214,9 @@ CHECKS = {
     "arms": _check_arms,
     "beta": checks.check_positive,
     "block_size": _check_count,
+    "continuous": _pass,
     "form": _check_choice,
+    "ignore_class": _check_class,
     "k": _check_count,
     "metric": _check_choice,
     "num_classes": _check_count,

@@ -14,8 +14,8 @@ from keras_lgg.graphs.differences import (
     factored_rank,
     factors_or_pairs,
 )
-from keras_lgg.graphs.functions import classes_of_pairs
-from keras_lgg.graphs.labels import are_class_indices, label_signal
+from keras_lgg.graphs.functions import labels_of_pairs
+from keras_lgg.graphs.labels import label_signal, memberships
 from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
@@ -31,6 +31,7 @@ def graph_distillation(
     pairs: str = "all",
     labels: Tensor | None = None,
     num_classes: int | None = None,
+    ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
     """Graph knowledge distillation (GKD): the student's graph against the teacher's.
@@ -51,6 +52,7 @@ def graph_distillation(
         power: Positive integer, the matrix power (diffusion steps) of both graphs.
         pairs: ``"all"``, ``"intra"`` or ``"inter"``, see `graphs.latent_geometry_graph`.
         labels: Class labels, needed where ``pairs`` is not ``"all"``.
+        ignore_class: See `graphs.latent_geometry_graph`.
         num_classes: Number of classes of integer labels: lets pairs of classes, too, be compared
             in factors.
         block_size: Rows of the graphs that are in memory at a time, where pairs are compared;
@@ -72,23 +74,36 @@ def graph_distillation(
     Reference: [1], [2].
     """
     check_options(power=power, pairs=pairs, k=k)
-    checks.check_same_length(teacher=teacher, student=student)
-    teacher, student = in_one_dtype(*map(flatten_representation, (teacher, student)))
+    teacher, student = _flattened(teacher, student)
     teacher = ops.stop_gradient(teacher)
-    classes = one_hot = None
+    one_hot = counted = None
     if pairs != "all":
-        classes = classes_of_pairs(pairs, labels, student)
-        one_hot = _one_hot(classes, labels, num_classes, student.dtype)
+        labels = labels_of_pairs(
+            pairs, labels, student, of="student", num_classes=num_classes, ignore_class=ignore_class
+        )
+        one_hot = _one_hot(labels, student.dtype)
+        counted = None if labels.counted is None else labels.weights(student.dtype)["counted"]
     n = ops.shape(student)[0]
     block = rows_of_block(n, block_size)
 
     def by_pairs(teacher, student):
         return compare_pairs(
-            teacher, student, k=k, power=power, pairs=pairs, classes=classes, block=block
+            teacher, student, k=k, power=power, pairs=pairs, labels=labels, block=block
         )
 
     def in_factors():
-        return compare_factors(student, teacher, power=power, pairs=pairs, one_hot=one_hot)
+        rows, accurate = compare_factors(
+            student,
+            teacher,
+            power=power,
+            pairs=pairs,
+            one_hot=one_hot,
+            counted=None if counted is None else counted[:, None],
+        )
+        if one_hot is None:
+            return rows, accurate
+        # A pair that shares several classes would count for each of them.
+        return rows, ops.logical_and(accurate, ops.all(ops.sum(one_hot, axis=1) < 1.5))
 
     widths = student.shape[1], teacher.shape[1]
     by_classes = pairs != "all" and (one_hot is None or power > 1)
@@ -137,6 +152,7 @@ class GraphDistillation(GeometryLoss):
         power: int = 1,
         pairs: str = "all",
         num_classes: int | None = None,
+        ignore_class: int | None = None,
         block_size: int | None = None,
         reduction: str | None = "sum",
         name: str | None = "graph_distillation",
@@ -144,7 +160,14 @@ class GraphDistillation(GeometryLoss):
         global_graph: bool = True,
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
-        self._keep(k=k, power=power, pairs=pairs, num_classes=num_classes, block_size=block_size)
+        self._keep(
+            k=k,
+            power=power,
+            pairs=pairs,
+            num_classes=num_classes,
+            ignore_class=ignore_class,
+            block_size=block_size,
+        )
         self.needs_labels = pairs != "all"
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -182,8 +205,7 @@ def relational_distance(
 
     Reference: [5].
     """
-    checks.check_same_length(teacher=teacher, student=student)
-    teacher, student = in_one_dtype(*map(flatten_representation, (teacher, student)))
+    teacher, student = _flattened(teacher, student)
     teacher = ops.stop_gradient(teacher)
     n = ops.shape(student)[0]
     block = rows_of_block(n, block_size)
@@ -260,8 +282,7 @@ def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Te
     Reference: [5].
     """
     check_options(arms=arms)
-    checks.check_same_length(teacher=teacher, student=student)
-    teacher, student = in_one_dtype(*map(flatten_representation, (teacher, student)))
+    teacher, student = _flattened(teacher, student)
     teacher = ops.stop_gradient(_angle_cosines(teacher, arms))
     values = _huber(_angle_cosines(student, arms) - teacher)
     distinct = ops.cast(_distinct_triplets(values), values.dtype)
@@ -304,10 +325,21 @@ class RelationalAngle(GeometryLoss):
         return relational_angle(y_true, y_pred, **self._options)
 
 
-def _one_hot(classes, labels, num_classes, dtype):
-    """One-hot classes, or None where nobody knows how many there are."""
-    count = num_classes if are_class_indices(labels) else labels.shape[1]
-    return None if count is None else label_signal(classes, num_classes=count, dtype=dtype)
+def _flattened(teacher, student):
+    """Two representations ``(n, d)`` of one batch, in one dtype."""
+    teacher = flatten_representation(teacher, "teacher")
+    student = flatten_representation(student, "student")
+    checks.check_same_length(teacher=teacher, student=student)
+    return in_one_dtype(teacher, student)
+
+
+def _one_hot(labels, dtype):
+    """One-hot classes of `Labels`, or None where nobody knows how many there are."""
+    if labels.num_classes is None:
+        return None
+    if labels.rows is not None:
+        return memberships(labels, dtype)
+    return label_signal(labels, dtype=dtype)
 
 
 def _huber(difference):

@@ -8,7 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import given_array
 from keras_lgg.graphs.construction import (
+    both_counted,
     label_products,
     nearest_neighbours,
     outer_products,
@@ -18,7 +20,7 @@ from keras_lgg.graphs.construction import (
 )
 from keras_lgg.graphs.differences import factors_or_pairs, is_accurate
 from keras_lgg.graphs.functions import to_adjacency
-from keras_lgg.graphs.labels import are_class_indices, known_values, label_signal
+from keras_lgg.graphs.labels import FORMS, known_values, label_signal, read_labels
 from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pairs import combine, rows_of_block
@@ -33,20 +35,24 @@ def graph_smoothness(
     *,
     alpha: float = 1.0,
     k: int | None = None,
+    ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
     """Graph smoothness loss (GSL): pushes samples of different classes apart, and nothing else.
 
-    Row sums of ``exp(-alpha * ||z_i - z_j||)`` over the samples j of another class (for soft
-    labels each pair counts ``||y_i - y_j||**2 / 2``). The published loss is their **sum**.
-    Embeddings need a bounded scale, or the loss is won by growing it: end the network in a
+    Row sums of ``exp(-alpha * ||z_i - z_j||)`` over the samples j of another class (for soft and
+    multi-hot labels each pair counts ``||y_i - y_j||**2 / 2``). The published loss is their
+    **sum**. Embeddings need a bounded scale, or the loss is won by growing it: end the network in a
     BatchNormalization without scale and centre, or in a UnitNormalization.
 
     Args:
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``, see
+            `graphs.label_smoothness`.
         embeddings: Shape ``(n, ...)``, of any width.
         alpha: Positive number, the inverse length scale.
         k: Count only the pairs of the k-nearest-neighbour graph, or ``None`` for all.
+        ignore_class: Class number of samples without a label, such as -1: the values are those of
+            the batch without them, and theirs are 0.
         block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
             all up to n = 2048, and 4 million entries beyond.
 
@@ -66,14 +72,16 @@ def graph_smoothness(
     Reference: [1], [3].
     """
     check_options(alpha=alpha, k=k)
-    embeddings = flatten_representation(embeddings)
-    checks.check_same_length(labels=labels, embeddings=embeddings)
+    embeddings = flatten_representation(embeddings, "embeddings")
+    labels = read_labels(labels, embeddings, of="embeddings", ignore_class=ignore_class)
     block = rows_of_block(ops.shape(embeddings)[0], block_size)
     adjacency = without_loops(similarities(embeddings, "exponential", alpha, block))
     if k is not None:
-        adjacency = nearest_neighbours(adjacency, k)
+        adjacency = nearest_neighbours(adjacency, k, labels)
     apart = _half_squared_label_distances(labels, embeddings.dtype, block)
-    return combine(lambda a, b, *_: a * b, adjacency, apart).map_rows(row_sums)
+    return both_counted(combine(lambda a, b, *_: a * b, adjacency, apart), labels).map_rows(
+        row_sums
+    )
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
@@ -103,6 +111,7 @@ class GraphSmoothness(GeometryLoss):
         *,
         alpha: float = 1.0,
         k: int | None = None,
+        ignore_class: int | None = None,
         block_size: int | None = None,
         reduction: str | None = "sum",
         name: str | None = "graph_smoothness",
@@ -110,7 +119,7 @@ class GraphSmoothness(GeometryLoss):
         global_graph: bool = True,
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
-        self._keep(alpha=alpha, k=k, block_size=block_size)
+        self._keep(alpha=alpha, k=k, ignore_class=ignore_class, block_size=block_size)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return graph_smoothness(y_true, y_pred, **self._options)
@@ -125,6 +134,7 @@ def target_graph(
     metric: str = "cosine",
     alpha: float = 1.0,
     num_classes: int | None = None,
+    ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
     """Draws the similarity graph of the embeddings towards a graph that you choose.
@@ -133,8 +143,9 @@ def target_graph(
     loss is their **sum**.
 
     Args:
-        target: With ``form="labels"``: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft
-            ``(n, c)``, which make ``T = Y C Y.T``. With ``form="graph"``: T itself, ``(n, n)``.
+        target: With ``form="labels"``: integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or
+            multi-hot ``(n, c)``, which make ``T = Y C Y.T``; of multi-hot labels the similarity
+            is their cosine. With ``form="graph"``: T itself, ``(n, n)``.
         embeddings: Shape ``(n, ...)``, of any width.
         form: ``"labels"`` or ``"graph"``, what ``target`` is.
         affinity: The similarities C wanted between the classes, symmetric ``(c, c)``, for
@@ -143,6 +154,7 @@ def target_graph(
         alpha: See `graphs.similarity`.
         num_classes: Number of classes of integer labels, where ``affinity`` does not tell it:
             lets the graphs be compared in factors, as `graph_distillation` says.
+        ignore_class: See `graph_smoothness`.
         block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
             all up to n = 2048, and 4 million entries beyond.
 
@@ -164,14 +176,14 @@ def target_graph(
     Reference: [1], with the target as an argument.
     """
     check_options(form=form, metric=metric, alpha=alpha)
-    embeddings = flatten_representation(embeddings)
-    checks.check_same_length(target=target, embeddings=embeddings)
+    embeddings = flatten_representation(embeddings, "embeddings")
     n = ops.shape(embeddings)[0]
 
     block = rows_of_block(n, block_size)
     if form == "graph":
-        _check_no_affinity(affinity)
-        wanted = ops.cast(to_adjacency(target), embeddings.dtype)
+        _check_no_labels(affinity, ignore_class)
+        wanted = ops.cast(to_adjacency(target, "target"), embeddings.dtype)
+        checks.check_same_length(target=target, embeddings=embeddings)
         found = similarities(embeddings, metric, alpha, block)
         return found.map_rows(
             lambda values, others, rows, _: _sums_of_squares(
@@ -179,22 +191,36 @@ def target_graph(
             ),
             only_rows={"wanted": wanted},
         )
-    signal, towards = _affinity_factors(target, affinity, num_classes, embeddings.dtype)
+    affinity = None if affinity is None else _check_affinity(affinity)
+    if affinity is None:
+        _check_not_a_graph(target)
+    else:
+        num_classes = len(affinity)
+    labels = read_labels(
+        target,
+        embeddings,
+        argument="target",
+        of="embeddings",
+        num_classes=num_classes,
+        ignore_class=ignore_class,
+    )
+    signal, towards = _affinity_factors(labels, affinity, embeddings.dtype)
 
     def by_pairs(embeddings):
         if signal is None:
-            wanted = label_products(target, embeddings.dtype, block)
+            wanted = label_products(labels, embeddings.dtype, block)
         else:
             wanted = outer_products(towards, signal, block)
         found = similarities(embeddings, metric, alpha, block)
-        return combine(_edge_difference, found, wanted).map_rows(_sums_of_squares)
+        difference = both_counted(combine(_edge_difference, found, wanted), labels)
+        return difference.map_rows(_sums_of_squares)
 
     width = embeddings.shape[1]
     if metric != "cosine" or signal is None or width is None:
         return by_pairs(embeddings)
     rank = width + signal.shape[1] + 2
     return factors_or_pairs(
-        lambda: _affinity_differences(embeddings, towards, signal),
+        lambda: _affinity_differences(labels.where_counted(embeddings), towards, signal),
         by_pairs,
         embeddings,
         n=n,
@@ -231,6 +257,7 @@ class TargetGraph(GeometryLoss):
         metric: str = "cosine",
         alpha: float = 1.0,
         num_classes: int | None = None,
+        ignore_class: int | None = None,
         block_size: int | None = None,
         reduction: str | None = "sum",
         name: str | None = "target_graph",
@@ -246,6 +273,7 @@ class TargetGraph(GeometryLoss):
             metric=metric,
             alpha=alpha,
             num_classes=num_classes,
+            ignore_class=ignore_class,
             block_size=block_size,
         )
 
@@ -256,9 +284,9 @@ class TargetGraph(GeometryLoss):
 def _half_squared_label_distances(labels, dtype, block):
     """``||y_i - y_j||**2 / 2``: 1 for samples of two classes, 0 within one."""
     products = label_products(labels, dtype, block)
-    if are_class_indices(labels):
+    if labels.rows is None:
         return combine(lambda same, *_: 1.0 - same, products)
-    norms = ops.sum(ops.square(ops.cast(labels, dtype)), axis=1)
+    norms = ops.sum(ops.square(ops.cast(labels.rows, dtype)), axis=1)
     return combine(
         lambda products, _, rows, columns: (
             0.5 * (rows["norms"][:, None] + columns["norms"][None, :]) - products
@@ -276,17 +304,23 @@ def _edge_difference(values, wanted, others, *_):
     return ops.where(others, values - wanted, 0.0)
 
 
-def _affinity_factors(target, affinity, num_classes, dtype):
+def _affinity_factors(labels, affinity, dtype):
     """``(Y, Y @ C)`` of the wanted graph ``Y C Y.T``; None where the classes are not counted."""
     if affinity is None:
-        _check_not_a_graph(target)
-        if are_class_indices(target) and num_classes is None:
+        if labels.num_classes is None:
             return None, None
-        signal = label_signal(target, num_classes=num_classes, dtype=dtype)
+        signal = label_signal(labels, dtype=dtype)
         return signal, signal
-    affinity = _check_affinity(affinity)
-    signal = label_signal(target, num_classes=len(affinity), dtype=dtype)
-    return signal, ops.matmul(signal, ops.convert_to_tensor(affinity, dtype=dtype))
+    signal = label_signal(labels, dtype=dtype)
+    affinity = ops.convert_to_tensor(affinity, dtype=dtype)
+    towards = ops.matmul(signal, affinity)
+    if labels.rows is None:
+        return signal, towards
+    # A multi-hot label is no more similar to itself than a class is.
+    bound = ops.maximum(ops.max(ops.abs(ops.diagonal(affinity))), 1.0)
+    itself = ops.sum(towards * signal, axis=1, keepdims=True)
+    scale = ops.sqrt(bound / ops.maximum(itself, bound))
+    return scale * signal, scale * towards
 
 
 def _affinity_differences(embeddings, towards, signal):
@@ -302,24 +336,28 @@ def _affinity_differences(embeddings, towards, signal):
     return rows, is_accurate(rows, squares)
 
 
-def _check_no_affinity(affinity):
-    if affinity is not None:
-        raise ValueError(
-            "Argument `affinity` has no meaning with form='graph'. Expected None, since "
-            "`target` is the whole graph. Received: an affinity. Drop it, or pass class "
-            "labels with form='labels'."
-        )
+def _check_no_labels(affinity, ignore_class):
+    for name, value in (("affinity", affinity), ("ignore_class", ignore_class)):
+        if value is not None:
+            raise ValueError(
+                f"Argument `{name}` has no meaning with form='graph'. Expected None, since "
+                f"`target` is the whole graph. Received: {name}={value!r}. Drop it, or pass class "
+                "labels with form='labels'."
+            )
 
 
 def _check_not_a_graph(target):
-    """Raise where an (n, n) graph was passed as if it were soft labels of n classes."""
-    shape = tuple(target.shape)
-    values = known_values(target) if len(set(shape)) == 1 < len(shape) else None
-    if values is not None and not np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+    """Raise where an (n, n) graph was passed as if it were the labels of n classes."""
+    values = known_values(given_array("target", target, FORMS))
+    if values is None or values.ndim != 2 or len(set(values.shape)) != 1 or len(values) == 1:
+        return
+    sums = values.astype("float64").sum(axis=1)
+    is_multi_hot = not np.array_equal(values, values.T) and np.isin(values, (0, 1)).all()
+    if not is_multi_hot and not np.allclose(sums, 1.0, atol=1e-3):
         raise ValueError(
             "Argument `target` does not look like labels. Expected one-hot or soft labels, whose "
-            f"rows sum to 1, with form='labels'. Received: a matrix of shape {shape} with row "
-            f"sums from {values.sum(axis=1).min():.3g} to {values.sum(axis=1).max():.3g}. "
+            f"rows sum to 1, with form='labels'. Received: a matrix of shape {values.shape} with "
+            f"row sums from {sums.min():.3g} to {sums.max():.3g}. "
             "If it is the wanted graph itself, pass form='graph'."
         )
 

@@ -32,6 +32,8 @@ def smoothness_variation(
     power: int = 1,
     k: int | None = None,
     num_classes: int | None = None,
+    ignore_class: int | None = None,
+    continuous: bool = False,
     relative: bool = False,
     block_size: int | None = None,
 ) -> Tensor:
@@ -43,10 +45,12 @@ def smoothness_variation(
 
     Args:
         representations: List of at least two representations of one batch, ``(n, ...)`` each.
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+        labels: See `graphs.label_smoothness`.
         power: Positive integer, the power of the Laplacian.
         k: Number of nearest neighbours to keep, or ``None`` for the full graphs.
         num_classes: Number of classes of integer labels: lets the linear form be taken.
+        ignore_class: See `graphs.label_smoothness`.
+        continuous: See `graphs.label_smoothness`.
         relative: Whether to take the normalised Laplacian and divide by n.
         block_size: See `graphs.label_smoothness`.
 
@@ -73,6 +77,8 @@ def smoothness_variation(
             power=power,
             k=k,
             num_classes=num_classes,
+            ignore_class=ignore_class,
+            continuous=continuous,
             relative=relative,
             block_size=block_size,
         )
@@ -111,6 +117,8 @@ class SmoothnessVariation(GeometryLoss):
         power: int = 1,
         k: int | None = None,
         num_classes: int | None = None,
+        ignore_class: int | None = None,
+        continuous: bool = False,
         relative: bool = False,
         block_size: int | None = None,
         name: str | None = "smoothness_variation",
@@ -122,6 +130,8 @@ class SmoothnessVariation(GeometryLoss):
             power=power,
             k=k,
             num_classes=num_classes,
+            ignore_class=ignore_class,
+            continuous=bool(continuous),
             relative=bool(relative),
             block_size=block_size,
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_lgg import checks, graphs
 from keras_lgg.graphs import functions
-from keras_lgg.graphs.labels import are_class_indices, class_indices
+from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.plots import layouts, style
 from keras_lgg.relative.comparison import finite_rows
@@ -406,12 +406,7 @@ def _rows(argument, x):
 
 def _classes(labels, n, names):
     """The class of each sample, counted from 0 among those present, and the names of these."""
-    labels = keras.ops.convert_to_numpy(labels)
-    if labels.dtype.kind not in "biuf":
-        raise checks.invalid("labels", "integers, or one-hot or soft labels", f"{labels.dtype}")
-    if not are_class_indices(labels) and not np.isfinite(labels).all():
-        raise checks.invalid("labels", "finite values", "labels with NaN or infinite values")
-    found = keras.ops.convert_to_numpy(class_indices(labels)).astype("int64")
+    found = classes_on_host(labels)
     if len(found) != n:
         raise checks.invalid("labels", f"one for each of the {n} samples", f"{len(found)} labels")
     present, indices = np.unique(found, return_inverse=True)

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.graphs.labels import are_class_indices
+from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
 from keras_lgg.types import ArrayLike
 
@@ -150,18 +150,7 @@ def _checked_first(first, k, n):
 
 def _class_numbers(x, labels):
     """The class of each sample, numbered from 0."""
-    labels = np.asarray(labels)
-    checks.check_same_length(x=x, labels=np.atleast_1d(labels))
-    expected = "whole numbers, the classes, or one-hot labels of shape (n, c)"
-    if labels.dtype.kind not in "biuf":
-        raise checks.invalid("labels", expected, f"an array of {labels.dtype}")
-    if not are_class_indices(labels):
-        if np.isnan(labels).any():
-            raise checks.invalid("labels", expected, "an array with NaN")
-        labels = labels.argmax(axis=1)
-    elif not np.array_equal(labels, np.floor(labels)):  # also where one is NaN
-        raise checks.invalid("labels", expected, labels.reshape(-1)[:5])
-    return np.unique(labels.reshape(-1), return_inverse=True)[1]
+    return np.unique(classes_on_host(labels, x), return_inverse=True)[1].reshape(-1)
 
 
 def _in_turns(classes, k, rng):

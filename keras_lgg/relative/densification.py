@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_lgg.checks import check_same_length, described_by
+from keras_lgg.checks import described_by
 from keras_lgg.graphs.construction import squared_distances
-from keras_lgg.graphs.labels import class_indices
+from keras_lgg.graphs.labels import class_indices, read_labels
 from keras_lgg.graphs.numerics import flatten_representation, safe_sqrt
 from keras_lgg.losses.base import GeometryLoss, check_options
 from keras_lgg.types import DType, Tensor
@@ -46,8 +46,7 @@ def densification_loss(x: Tensor, *, labels: Tensor | None = None, beta: float =
     if labels is None:
         classes = ops.zeros((ops.shape(x)[0],), "int32")
     else:
-        check_same_length(labels=labels, x=x)
-        classes = class_indices(labels)
+        classes = class_indices(read_labels(labels, x))
     parents = _spanning_tree(ops.stop_gradient(x), classes)
     edges = x - ops.take(x, parents, axis=0)
     lengths = safe_sqrt(ops.sum(ops.square(edges), axis=1))

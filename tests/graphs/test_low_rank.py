@@ -20,6 +20,7 @@ from keras import ops
 
 from keras_lgg import losses
 from keras_lgg.graphs import differences
+from keras_lgg.graphs.labels import read_labels
 from keras_lgg.graphs.low_rank import LowRank, add, power_difference, product, row_squares, subtract
 from keras_lgg.graphs.products import cosine_product, gram
 
@@ -145,7 +146,7 @@ def reference_rows(teacher, student, options):
             k=None,
             power=options.get("power", 1),
             pairs=options.get("pairs", "all"),
-            classes=classes,
+            labels=None if classes is None else read_labels(classes),
             block=None,
         )
         return ops.convert_to_numpy(rows)

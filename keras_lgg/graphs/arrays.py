@@ -1,0 +1,87 @@
+"""The gate of the public functions: arrays from what can be meant by them, and else an error.
+
+What has passed is a tensor of numbers of a known rank. No function behind the gate checks that.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg.checks import invalid
+
+REPRESENTATIONS = "numbers of shape (n, ...), one row a sample"
+
+
+def given_array(argument: str, value: Any, expected: str) -> Any:
+    """Numbers as they were given: a tensor of the backend, or a NumPy array of anything else.
+
+    Args:
+        argument: Name of the argument, for the error.
+        value: What was given for it.
+        expected: What should have been, for the error.
+
+    Returns:
+        Tensor or array; 64-bit integers are not cut to 32 bits, as a backend would.
+
+    Raises:
+        ValueError: If the value holds no numbers, is ragged, symbolic, or of unknown rank.
+
+    Example:
+        >>> from keras_lgg.graphs.arrays import given_array
+        >>> given_array("x", [[1, 2], [3, 4]], "a matrix").shape
+        (2, 2)
+    """
+    if isinstance(value, keras.KerasTensor):
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected {expected}. Received: a symbolic "
+            f"tensor, {argument}={value}, which has no values yet. Call this inside the `call` of "
+            "a layer or a loss, or put lgg.layers.GeometryPenalty into the model."
+        )
+    if isinstance(value, keras.Variable):
+        value = value.value
+    if not ops.is_tensor(value):
+        value = _from_outside(argument, value, expected)
+    name = getattr(value.dtype, "name", None) or str(value.dtype).removeprefix("torch.")
+    if not _is_number(name):
+        raise invalid(argument, expected, f"values of {name}")
+    if getattr(value.shape, "rank", 0) is None:
+        raise invalid(argument, expected, "a tensor of unknown rank")
+    return value
+
+
+def as_tensor(argument: str, value: Any, expected: str) -> Any:
+    """As `given_array`, as a tensor of the backend."""
+    value = given_array(argument, value, expected)
+    return value if ops.is_tensor(value) else ops.convert_to_tensor(value)
+
+
+def check_not_empty(argument: str, shape: Any, expected: str) -> None:
+    """Raise where an axis of a shape is known to be of length 0."""
+    if 0 in tuple(shape):
+        raise invalid(argument, f"{expected}, at least one in each axis", f"shape {tuple(shape)}")
+
+
+def _is_number(dtype):
+    return dtype == "bool" or dtype.startswith(("int", "uint", "float", "bfloat"))
+
+
+def _from_outside(argument, value, expected):
+    """A NumPy array, or a tensor where there are tensors within."""
+    try:
+        if isinstance(value, list | tuple) and any(map(ops.is_tensor, keras.tree.flatten(value))):
+            return ops.convert_to_tensor(value)
+        array = np.asarray(value)
+    except Exception as error:
+        received = f"{_kind(value)}, which makes no array"
+        raise invalid(argument, expected, received) from error
+    if array.dtype == object or (array.dtype.kind in "USOmMV" and not _is_number(array.dtype.name)):
+        raise invalid(argument, expected, _kind(value))
+    return array
+
+
+def _kind(value):
+    """A value in a few words, for an error."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"
