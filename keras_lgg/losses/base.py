@@ -6,12 +6,13 @@ import numbers
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, given_array
 from keras_lgg.graphs.functions import METRICS, PAIRS
-from keras_lgg.graphs.labels import FORMS
+from keras_lgg.graphs.labels import FORMS, check_known
 from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
@@ -93,6 +94,16 @@ class GeometryLoss(keras.losses.Loss):
         parts = 1 if self.global_graph else replicas.split_count()
         loss = self if parts == 1 else self._on_parts(parts)
         return loss._keras_call(y_true, y_pred, sample_weight)
+
+    def check_labels(self, labels: np.ndarray) -> None:
+        """Raise where labels are not what the loss reads, before a training compiles them away.
+
+        Args:
+            labels: Class labels of a batch, or of all the data.
+        """
+        if "ignore_class" in self._options:
+            names = ("num_classes", "ignore_class", "continuous")
+            check_known(labels, **{n: v for n, v in self._options.items() if n in names})
 
     def _given(self, y_true, y_pred):
         """What was given, through the gate: representations as tensors, labels as they are."""

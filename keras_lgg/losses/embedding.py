@@ -20,7 +20,7 @@ from keras_lgg.graphs.construction import (
 )
 from keras_lgg.graphs.differences import factors_or_pairs, is_accurate
 from keras_lgg.graphs.functions import to_adjacency
-from keras_lgg.graphs.labels import FORMS, known_values, label_signal, read_labels
+from keras_lgg.graphs.labels import FORMS, check_known, known_values, label_signal, read_labels
 from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pairs import combine, rows_of_block
@@ -276,6 +276,12 @@ class TargetGraph(GeometryLoss):
             ignore_class=ignore_class,
             block_size=block_size,
         )
+
+    def check_labels(self, labels: np.ndarray) -> None:
+        if self._options["form"] == "labels":
+            affinity = self._options["affinity"]
+            count = self._options["num_classes"] if affinity is None else len(affinity)
+            check_known(labels, num_classes=count, ignore_class=self._options["ignore_class"])
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return target_graph(y_true, y_pred, **self._options)

@@ -11,6 +11,7 @@ from keras import ops
 from keras_lgg.losses import replicas
 from keras_lgg.training import internals
 from keras_lgg.training.finiteness import NotFinite
+from keras_lgg.training.label_checks import ChecksLabels
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import Plan
 from keras_lgg.training.rebuilding import is_graph
@@ -18,7 +19,7 @@ from keras_lgg.training.teacher_cache import split_cached
 from keras_lgg.types import Tensor
 
 
-class PenalizedModel(keras.Model):
+class PenalizedModel(ChecksLabels, keras.Model):
     """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of its loss.
 
     The total loss is the compiled loss, plus the `losses` of the layers inside, plus the sum of
@@ -181,7 +182,7 @@ class PenalizedModel(keras.Model):
             total = super().compute_loss(x, y, watched, sample_weight, training=training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         taps = self._recorded_taps(split_cached(x)[0], training)
-        found = self._plan.values(x, y, y_pred, taps, training=training)
+        found = self._plan.values(x, self._class_numbers(y), y_pred, taps, training=training)
         if self.not_finite.watching and training:
             self.not_finite.update_state(*zip(*found, strict=True))
         for penalty, metric, (value, _) in zip(
