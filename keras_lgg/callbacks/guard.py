@@ -80,10 +80,18 @@ class GeometryGuard(keras.callbacks.Callback):
         else:
             received = "finite ones, on which the loss itself overflowed"
             advice = "Bound their scale, for instance by a normalisation, or lower its power."
+            if self._counts_classes(penalty):
+                received += ", or labels that it does not count"
+                advice += " See that all labels lie in [0, num_classes), or are its ignore_class."
         return (
             f"The penalty '{penalty}' is not finite at step {step}. Expected finite "
             f"representations. Received: {received}. {advice}"
         )
+
+    def _counts_classes(self, name):
+        """Whether a label beyond ``num_classes`` would make this penalty NaN, too."""
+        losses = [p.loss for p in getattr(self.model, "penalties", []) if p.name == name]
+        return any(getattr(loss, "num_classes", None) is not None for loss in losses)
 
     def _found(self):
         """Names of the penalties that were not finite, with the places that were not."""

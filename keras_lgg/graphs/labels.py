@@ -336,5 +336,6 @@ def _is_wide(labels):
 
 
 def _in_range(labels):
-    above = labels.classes >= 0
-    return ops.logical_and(above, labels.classes < labels.num_classes)
+    # A count beyond the dtype of the class numbers bounds none of them.
+    largest = min(labels.num_classes, 2**31) - 1
+    return ops.logical_and(labels.classes >= 0, labels.classes <= largest)

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -149,7 +149,7 @@ def _check_bits(known):
         )
 
 
-def _with_a_look(x, look: Callable[[Any], None], held):
+def _with_a_look(x, look, held):
     """The same data, whose first batch is looked at on its way."""
     if isinstance(x, types.GeneratorType):
         return _generator(x, look)
