@@ -1,6 +1,5 @@
 """What all losses share: where they act, precision, reduction, batches on several replicas."""
 
-import copy
 import functools
 import numbers
 from typing import Any
@@ -119,7 +118,7 @@ class GeometryLoss(keras.losses.Loss):
 
     def _keras_call(self, y_true, y_pred, sample_weight):
         """As a Keras loss, which would round class numbers of 2**24 and more to its dtype."""
-        exact = copy.copy(self)
+        exact = _copied(self)
         exact.call = functools.partial(_call_on, self.call, self._cast(y_true))
         return keras.losses.Loss.__call__(exact, y_pred, y_pred, sample_weight)
 
@@ -135,7 +134,7 @@ class GeometryLoss(keras.losses.Loss):
         """What one of several replicas adds to the value: their sum is the loss of the batch."""
         if self.global_graph:
             y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
-        unreduced = copy.copy(self)
+        unreduced = _copied(self)
         unreduced.reduction = None
         values = unreduced._keras_call(y_true, y_pred, sample_weight)
         if not self.global_graph and len(values.shape) > 0 and self.reduction == "sum":
@@ -144,7 +143,7 @@ class GeometryLoss(keras.losses.Loss):
 
     def _on_parts(self, parts):
         """The loss with a graph of its own for each part of the batch."""
-        split = copy.copy(self)
+        split = _copied(self)
 
         def call(y_true, y_pred):
             values = replicas.on_each_part(lambda both: self.call(*both), parts, (y_true, y_pred))
@@ -172,6 +171,13 @@ def _representations(argument, given, several):
     if not isinstance(given, list | tuple):
         raise checks.invalid(argument, "a list of representations", repr(type(given).__name__))
     return [as_tensor(argument, x, REPRESENTATIONS) for x in given]
+
+
+def _copied(loss):
+    """A shallow copy, which `copy.copy` would make from what is saved of a loss."""
+    copied = object.__new__(type(loss))
+    copied.__dict__.update(loss.__dict__)
+    return copied
 
 
 def _call_on(call, y_true, _, y_pred):

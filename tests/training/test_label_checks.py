@@ -58,8 +58,10 @@ class Batches(keras.utils.PyDataset):
 
 WAYS = {
     "fit": lambda m, y: m.fit(X, y, verbose=0),
-    "fit on a dataset": lambda m, y: m.fit(dataset(y), verbose=0),
-    "fit on a generator": lambda m, y: m.fit(generator(y), verbose=0),
+    "fit on a dataset": lambda m, y: m.fit(dataset(y), shuffle=False, verbose=0),
+    "fit on a generator": lambda m, y: m.fit(
+        generator(y), steps_per_epoch=4, shuffle=False, verbose=0
+    ),
     "fit on a PyDataset": lambda m, y: m.fit(Batches(y), verbose=0),
     "validation data": lambda m, y: m.fit(X, Y, validation_data=(X, y), verbose=0),
     "validation dataset": lambda m, y: m.fit(X, Y, validation_data=dataset(y), verbose=0),
@@ -68,23 +70,26 @@ WAYS = {
     "train_on_batch": lambda m, y: m.train_on_batch(X, y),
     "test_on_batch": lambda m, y: m.test_on_batch(X, y),
 }
+VALIDATION = [WAYS["validation data"], WAYS["validation dataset"]]
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 WRONG = {
     "beyond num_classes": (Y + 1, r"\[0, 3\).*from 1 to 3"),
     "no label": (PARTLY, "-1.*ignore_class"),
     "regression": (Y + 0.37, "whole numbers"),
-    "regression in columns": (np.stack([Y, -1.0 * Y], 1), r"in \[0, 1\]|width"),
+    "regression in columns": (np.stack([Y, Y, -1.0 * Y], 1), r"in \[0, 1\]"),
 }
 
 
 @every_way
 @pytest.mark.parametrize(("y", "message"), WRONG.values(), ids=WRONG)
 def test_refused_before_the_first_step(way, y, message):
-    trained = model(width=1 if y.ndim == 1 else 2)
+    if y.ndim == 2 and way in VALIDATION:
+        pytest.skip("the data are of another kind")
+    trained = model(width=1 if y.ndim == 1 else 3)
     before = [w.copy() for w in trained.get_weights()]
     with pytest.raises(ValueError, match=f"(?s)`labels`.*Expected.*({message}).*"):
         way(trained, y)
-    if "validation" not in str(way):
+    if way not in VALIDATION:
         for a, b in zip(before, trained.get_weights(), strict=False):
             np.testing.assert_array_equal(a, b)
 
@@ -111,7 +116,7 @@ def test_each_batch_of_a_dataset_comes_once_and_in_order():
     def weights(build, data):
         keras.utils.set_random_seed(0)
         trained = build()
-        trained.fit(data, epochs=2, verbose=0)
+        trained.fit(data, epochs=2, shuffle=False, verbose=0)
         return trained.get_weights()
 
     def plain():
@@ -126,7 +131,7 @@ def test_each_batch_of_a_dataset_comes_once_and_in_order():
         return trained
 
     def shuffled():
-        return dataset(Y).unbatch().shuffle(32, seed=1).batch(8)
+        return dataset(Y).shuffle(4, seed=1)
 
     for data in (shuffled, lambda: Batches(Y)):
         for a, b in zip(weights(plain, data()), weights(penalized, data()), strict=False):
@@ -185,10 +190,8 @@ def test_continuous_targets():
     loss = lgg.losses.SmoothnessVariation(continuous=True, relative=True)
     target = np.random.default_rng(0).normal(size=32).astype("float32")
     penalized = model(loss)
-    taps = [
-        keras.Model(penalized.base.inputs, penalized.base.get_layer(n).output) for n in ("h1", "h2")
-    ]
-    expected = float(loss(target, [tap(X) for tap in taps]))
+    first = penalized.base.get_layer("h1")(X)
+    expected = float(loss(target, [first, penalized.base.get_layer("h2")(first)]))
     found = penalized.evaluate(X, target, batch_size=32, verbose=0, return_dict=True)
     assert found["smoothness_variation"] == pytest.approx(expected, rel=1e-3)
     assert np.isfinite(penalized.fit(X, target, verbose=0).history["loss"]).all()
