@@ -41,6 +41,8 @@ def given_array(argument: str, value: Any, expected: str) -> Any:
         )
     if isinstance(value, keras.Variable):
         value = value.value
+    if type(value).__name__ in ("RaggedTensor", "SparseTensor"):
+        raise invalid(argument, expected, f"a {type(value).__name__}; make it dense")
     if not ops.is_tensor(value):
         value = _from_outside(argument, value, expected)
     name = getattr(value.dtype, "name", None) or str(value.dtype).removeprefix("torch.")
@@ -55,6 +57,12 @@ def as_tensor(argument: str, value: Any, expected: str) -> Any:
     """As `given_array`, as a tensor of the backend."""
     value = given_array(argument, value, expected)
     return value if ops.is_tensor(value) else ops.convert_to_tensor(value)
+
+
+def host_array(argument: str, value: Any, expected: str) -> np.ndarray:
+    """As `given_array`, as a NumPy array, for what is computed on the host."""
+    value = given_array(argument, value, expected)
+    return ops.convert_to_numpy(value) if ops.is_tensor(value) else value
 
 
 def check_not_empty(argument: str, shape: Any, expected: str) -> None:
@@ -76,9 +84,11 @@ def _from_outside(argument, value, expected):
     except Exception as error:
         received = f"{_kind(value)}, which makes no array"
         raise invalid(argument, expected, received) from error
-    if array.dtype == object or (array.dtype.kind in "USOmMV" and not _is_number(array.dtype.name)):
+    if not _is_number(array.dtype.name):
         raise invalid(argument, expected, _kind(value))
-    return array
+    # Numbers in lists have no dtype of their own.
+    is_list = isinstance(value, list | tuple)
+    return array.astype(keras.config.floatx()) if is_list and array.dtype.kind == "f" else array
 
 
 def _kind(value):

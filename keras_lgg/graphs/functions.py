@@ -199,7 +199,7 @@ def latent_geometry_graph(
     if k is not None:
         adjacency = nearest_neighbours(adjacency, k)
     adjacency = adjacency.matrix
-    return adjacency if mask is None else ops.where(mask, adjacency, 0.0)
+    return adjacency if mask is None else ops.where(_edges_to_keep(mask, x), adjacency, 0.0)
 
 
 def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
@@ -403,6 +403,15 @@ def to_adjacency(adjacency, argument="adjacency"):
         raise invalid(argument, expected, f"shape {shape}")
     check_not_empty(argument, shape, expected)
     return adjacency
+
+
+def _edges_to_keep(mask, x):
+    expected = "a boolean mask of shape (n, n)"
+    mask = as_tensor("mask", mask, expected)
+    if len(mask.shape) != 2 or mask.shape[0] != mask.shape[1]:
+        raise invalid("mask", expected, f"shape {tuple(mask.shape)}")
+    check_same_length(mask=mask, x=x)
+    return ops.cast(mask, "bool")
 
 
 def labels_of_pairs(pairs, labels, x, **options):

@@ -80,7 +80,7 @@ class PairMatrix:
 
         sliced = [_cut(t, n, self.block) for t in (index, *columns, *only_rows.values())]
         found = ops.map(on_block, sliced)
-        return ops.reshape(found, (-1, *found.shape[2:]))[:n]
+        return ops.reshape(found, (-1, *ops.shape(found)[2:]))[:n]
 
     def diagonal(self):
         """The diagonal (n,); only where ``block`` is ``None``."""
@@ -129,4 +129,4 @@ def _cut(x, n, block):
     count = (n + block - 1) // block
     padding = [[0, 0] for _ in x.shape]
     padding[0][1] = count * block - n
-    return ops.reshape(ops.pad(x, padding), (count, block, *x.shape[1:]))
+    return ops.reshape(ops.pad(x, padding), (count, block, *ops.shape(x)[1:]))

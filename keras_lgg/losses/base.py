@@ -81,12 +81,14 @@ class GeometryLoss(keras.losses.Loss):
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         y_true, y_pred = self._given(y_true, y_pred)
+        if sample_weight is not None:
+            sample_weight = _checked_weights(sample_weight, y_pred)
         # A Keras loss would multiply the mask into the values, of which there is one a sample.
         y_true, y_pred = keras.tree.map_structure(without_mask, (y_true, y_pred))
         # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
         if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
             wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
-            return wide(y_true, y_pred, sample_weight)
+            return GeometryLoss.__call__(wide, y_true, y_pred, sample_weight)
         replica_count = replicas.local_count()
         if replica_count > 1:
             return self._share(replica_count, y_true, y_pred, sample_weight)
@@ -171,6 +173,18 @@ def _representations(argument, given, several):
     if not isinstance(given, list | tuple):
         raise checks.invalid(argument, "a list of representations", repr(type(given).__name__))
     return [as_tensor(argument, x, REPRESENTATIONS) for x in given]
+
+
+def _checked_weights(sample_weight, y_pred):
+    """Weights of the samples: their way through the gate."""
+    weights = as_tensor("sample_weight", sample_weight, "weights of shape (n,) or (n, 1)")
+    shape = tuple(weights.shape)
+    if len(shape) > 2 or shape[1:] not in ((), (1,)):
+        raise checks.invalid("sample_weight", "weights of shape (n,) or (n, 1)", f"shape {shape}")
+    scored = keras.tree.flatten(y_pred)[0]
+    if shape not in ((), (1,)) and len(scored.shape) > 0:
+        checks.check_same_length(sample_weight=weights, y_pred=scored)
+    return weights
 
 
 def _copied(loss):

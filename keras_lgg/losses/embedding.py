@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.graphs.arrays import given_array
+from keras_lgg.graphs.arrays import given_array, host_array
 from keras_lgg.graphs.construction import (
     both_counted,
     label_products,
@@ -370,8 +370,8 @@ def _check_not_a_graph(target):
 
 def _check_affinity(affinity):
     """Return the similarities of classes as a NumPy array, or raise."""
-    matrix = np.asarray(affinity, "float64")
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+    matrix = host_array("affinity", affinity, "a square matrix (c, c)").astype("float64")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise checks.invalid("affinity", "a square matrix (c, c)", f"shape {matrix.shape}")
     if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
         raise checks.invalid("affinity", "a finite symmetric matrix", matrix.tolist())

@@ -69,7 +69,7 @@ def smoothness_variation(
 
     Reference: [1], [4].
     """
-    _check_depth(representations)
+    representations = _checked_depth(representations)
     values = [
         label_smoothness(
             x,
@@ -169,9 +169,8 @@ def graph_variation(
 
     Reference: the label-free form of [1]
     """
-    _check_depth(representations)
     check_options(k=k)
-    layers = in_one_dtype(*map(flatten_representation, representations))
+    layers = in_one_dtype(*_checked_depth(representations))
     n = ops.shape(layers[0])[0]
 
     block = rows_of_block(n, block_size)
@@ -193,7 +192,7 @@ def graph_variation(
             width=3 * (a.shape[1] + b.shape[1]),
         )
 
-    if k is not None or not isinstance(n, int):
+    if k is not None or not isinstance(n, int) or None in [x.shape[1] for x in layers]:
         return ops.sum(by_pairs(*layers))
     return mean([ops.sum(change(a, b)) for a, b in itertools.pairwise(layers)])
 
@@ -240,7 +239,8 @@ class GraphVariation(GeometryLoss):
         return graph_variation(y_pred, **self._options)
 
 
-def _check_depth(representations):
+def _checked_depth(representations):
+    """Representations ``(n, d)`` of consecutive layers."""
     if not isinstance(representations, list | tuple) or len(representations) < 2:
         received = (
             f"{len(representations)} of them"
@@ -252,5 +252,9 @@ def _check_depth(representations):
             "a list of at least two representations, of consecutive layers",
             received,
         )
-    for x in representations[1:]:
-        checks.check_same_length(**{"representations[0]": representations[0], "another": x})
+    layers = [
+        flatten_representation(x, f"representations[{i}]") for i, x in enumerate(representations)
+    ]
+    for x in layers[1:]:
+        checks.check_same_length(**{"representations[0]": layers[0], "another": x})
+    return layers

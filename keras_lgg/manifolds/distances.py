@@ -19,6 +19,7 @@ import numbers
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 from keras_lgg.manifolds.strata import EPSILON
 from keras_lgg.types import ArrayLike
 
@@ -163,7 +164,7 @@ def _factors(a, b, normalize, rtol):
 
 def _factor(argument, matrix, normalize, rtol):
     """Eigenvectors (d, r) and eigenvalues (r,) of a matrix of rank r."""
-    matrix = np.asarray(matrix, "float64")
+    matrix = host_array(argument, matrix, "a square matrix").astype("float64")
     d = len(matrix) if matrix.ndim else 0
     if matrix.shape != (d, d) or d == 0:
         raise checks.invalid(argument, "a square matrix", f"shape {matrix.shape}")

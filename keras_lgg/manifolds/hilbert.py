@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 from keras_lgg.manifolds.distances import check_kappa
 from keras_lgg.manifolds.strata import MODES, mode_factors
 from keras_lgg.types import ArrayLike
@@ -67,7 +68,7 @@ def product_distances(
 
     Reference: [1] section 3
     """
-    latents = np.asarray(latents)
+    latents = host_array("latents", latents, "latents of shape (n, H, W, C)")
     if latents.ndim != 4:
         raise checks.invalid("latents", "shape (n, H, W, C)", f"shape {latents.shape}")
     factors = [mode_factors(latents, mode=mode, rtol=rtol) for mode in MODES]
@@ -200,7 +201,7 @@ def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
 
     Reference: [1] section 3
     """
-    points = np.asarray(points, "float64")
+    points = host_array("points", points, "finite rows (n, p)").astype("float64")
     if points.ndim != 2 or len(points) == 0 or not np.isfinite(points).all():
         raise checks.invalid("points", "finite rows (n, p)", f"an array of shape {points.shape}")
     _check_energy(energy)
@@ -238,9 +239,15 @@ def principal_angles(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     Reference: Björck and Golub, "Numerical methods for computing angles between linear
     subspaces", Math. Comp. 27, 1973; of latent spaces: [1]
     """
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    a, b = (
+        host_array(name, basis, "a finite basis (p, q)").astype("float64")
+        for name, basis in (("a", a), ("b", b))
+    )
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
         raise checks.invalid("b", f"a basis (p, q) beside `a` of {a.shape}", f"shape {b.shape}")
+    for name, basis in (("a", a), ("b", b)):
+        if not np.isfinite(basis).all():
+            raise checks.invalid(name, "a finite basis (p, q)", "one with NaN or infinite values")
     if 0 in (a.shape[1], b.shape[1]):
         return np.zeros(0)
     linalg = checks.require("scipy.linalg", "manifolds")
@@ -320,7 +327,7 @@ def _checked_weights(weights):
 
 
 def _checked_square(argument, matrix):
-    matrix = np.asarray(matrix, "float64")
+    matrix = host_array(argument, matrix, "a matrix of shape (n, n)").astype("float64")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise checks.invalid(argument, "shape (n, n)", f"shape {matrix.shape}")
     check_points(len(matrix))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 from keras_lgg.types import ArrayLike
 
 MODES = (1, 2, 3)
@@ -46,7 +47,7 @@ def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
 
     Reference: [1] section 3
     """
-    latents = np.asarray(latents)
+    latents = host_array("latents", latents, "latents of shape (..., H, W, C)")
     checks.check_choice("mode", mode, MODES)
     if latents.ndim < 3:
         raise checks.invalid("latents", "shape (..., H, W, C)", f"shape {latents.shape}")
@@ -135,6 +136,11 @@ def largest_ranks(shape: Sequence[int]) -> tuple[int, ...]:
         >>> manifolds.largest_ranks((7, 7, 128)), manifolds.largest_ranks((8, 8, 128))
         ((7, 7, 48), (8, 8, 63))
     """
+    expected = "the triple (H, W, C) of positive integers"
+    numbers = host_array("shape", shape, expected)
+    if numbers.shape != (3,) or numbers.dtype.kind not in "iu" or numbers.min() < 1:
+        raise checks.invalid("shape", expected, repr(shape))
+    shape = tuple(numbers.tolist())
     size = int(np.prod(shape))
     return tuple(min(d, size // d - 1) for d in shape)
 
@@ -153,6 +159,10 @@ def strata(ranks: ArrayLike) -> collections.Counter[tuple[int, ...]]:
         >>> manifolds.strata([[7, 7, 48], [7, 6, 40], [7, 7, 48]])
         Counter({(7, 7, 48): 2, (7, 6, 40): 1})
     """
+    expected = "integers of shape (..., 3), the ranks of latents"
+    ranks = host_array("ranks", ranks, expected)
+    if ranks.ndim == 0 or ranks.shape[-1] != 3:
+        raise checks.invalid("ranks", expected, f"shape {ranks.shape}")
     counts = collections.Counter(map(tuple, np.reshape(ranks, (-1, 3)).tolist()))
     return collections.Counter(dict(counts.most_common()))
 
@@ -197,7 +207,7 @@ def ranks_at(factors, latents, *, mode, rtol):
 
 def checked_latents(latents):
     """The latents in float64, finite, of shape ``(..., H, W, C)``."""
-    latents = np.asarray(latents)
+    latents = host_array("latents", latents, "latents of shape (..., H, W, C)")
     dtype = latents.dtype
     if latents.ndim < 3 or 0 in latents.shape:
         raise checks.invalid("latents", "shape (..., H, W, C)", f"shape {latents.shape}")

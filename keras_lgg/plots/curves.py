@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 from keras_lgg.plots import style
 from keras_lgg.types import DataFrame, Figure
 
@@ -225,7 +226,7 @@ class _Plot(NamedTuple):
 def _plot_of_arrays(results, severities, xlabel):
     if severities is None:
         raise checks.invalid("severities", "their numbers, with a dict of arrays", None)
-    severities = np.asarray(severities)
+    severities = host_array("severities", severities, "finite numbers (n,) that differ")
     if (
         severities.ndim != 1
         or severities.dtype.kind not in "iuf"
@@ -311,7 +312,7 @@ def _runs(argument, values, count, what):
         raise checks.invalid(argument, expected, type(values).__name__)
     runs = {}
     for name, each in values.items():
-        array = np.asarray(each)
+        array = host_array(f"{argument}[{name!r}]", each, f"numbers of the {count} {what}")
         if array.ndim not in (1, 2) or array.shape[-1] != count or not array.size:
             expected = f"an array ({count},) or (seeds, {count}), as there are {count} {what}"
             raise checks.invalid(f"{argument}[{name!r}]", expected, f"shape {array.shape}")
@@ -331,7 +332,7 @@ def _numbers_of_trials(trials, key, name):
             expected = f"a dict with '{name}' in its dict '{key}'"
             raise checks.invalid(f"trials[{i}]", expected, repr(trial))
         numbers.append(known[name])
-    numbers = np.asarray(numbers)
+    numbers = host_array("trials", numbers, f"finite numbers of '{name}'")
     if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
         expected = f"finite numbers of '{name}'. Leave out the trials that failed"
         raise checks.invalid("trials", expected, numbers.tolist())

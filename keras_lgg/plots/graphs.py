@@ -398,7 +398,7 @@ def _layers(representations):
 
 
 def _rows(argument, x):
-    rows = finite_rows(argument, keras.ops.convert_to_numpy(x), "float64")
+    rows = finite_rows(argument, x, "float64")
     if len(rows) < 2:
         raise checks.invalid(argument, "at least 2 samples", f"{len(rows)}")
     return rows

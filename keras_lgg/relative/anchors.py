@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import REPRESENTATIONS, host_array
 from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
 from keras_lgg.types import ArrayLike
@@ -92,6 +93,7 @@ def select_anchors(
 
     Reference: [1].
     """
+    x = host_array("x", x, REPRESENTATIONS)
     n = _count(x)
     checks.check_choice("method", method, METHODS)
     _check_integer("k", k, 2)
@@ -116,12 +118,9 @@ def select_anchors(
 
 
 def _count(x):
-    try:
-        return len(x)
-    except TypeError as error:
-        raise checks.invalid(
-            "x", "an array of shape (n, ...), one row a sample", type(x).__name__
-        ) from error
+    if x.ndim == 0:
+        raise checks.invalid("x", "an array of shape (n, ...), one row a sample", "a scalar")
+    return len(x)
 
 
 def _check_integer(argument, value, smallest):

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 from keras_lgg.graphs.pairs import rows_of_block
 from keras_lgg.types import ArrayLike
 
@@ -133,8 +134,8 @@ def finite_rows(argument, x, dtype=None):
         x: Array of shape ``(n, ...)``.
         dtype: That of the rows, where it is not up to ``x``.
     """
-    x = np.asarray(x)
-    if x.ndim < 2 or 0 in x.shape[1:]:
+    x = host_array(argument, x, "real numbers")
+    if x.ndim < 2 or 0 in x.shape:
         raise checks.invalid(
             argument, "an array of shape (n, ...), one row of features a sample", f"shape {x.shape}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg.checks import check_choice, check_positive, invalid
+from keras_lgg.graphs.arrays import as_tensor, host_array
 from keras_lgg.graphs.labels import known_values
 from keras_lgg.graphs.numerics import (
     flatten_representation,
@@ -103,7 +104,7 @@ def relative_projection(
     check_choice("pool", pool, POOLS)
     check_exponent(p)
     check_positive("eps", eps)
-    x, anchors = in_one_dtype(flatten_representation(x), flatten_representation(anchors))
+    x, anchors = in_one_dtype(flatten_representation(x), flatten_representation(anchors, "anchors"))
     check_anchors(anchors, x.shape[1])
     if stats is None:
         stats = anchor_statistics(anchors, similarity=similarity, normalization=normalization)
@@ -154,7 +155,7 @@ def anchor_statistics(
     """
     names = similarity_names(similarity)
     check_choice("normalization", normalization, NORMALIZATIONS)
-    anchors = flatten_representation(anchors)
+    anchors = flatten_representation(anchors, "anchors")
     check_anchors(anchors, anchors.shape[1])
     stats = {}
     if normalization != "none":
@@ -200,7 +201,7 @@ def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Te
     """
     check_positive("bin_size", bin_size)
     check_choice("method", method, QUANTIZATIONS)
-    codes = to_float(codes)
+    codes = to_float(as_tensor("codes", codes, "codes, numbers of any shape"))
     steps = codes / bin_size
     if method == "smooth_steps":
         return bin_size * (steps - _in_own_dtype("sin", 2 * math.pi * steps) / (2 * math.pi))
@@ -230,7 +231,9 @@ def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
 
     Reference: https://arxiv.org/abs/2209.15430
     """
-    codes = to_float(codes)
+    codes = to_float(as_tensor("codes", codes, "codes of shape (..., K)"))
+    if len(codes.shape) == 0:
+        raise invalid("codes", "codes of shape (..., K)", "a scalar")
     means = class_averages(anchor_labels, codes.shape[-1])
     return ops.matmul(codes, ops.cast(means, codes.dtype))
 
@@ -304,14 +307,15 @@ def pooled_shape(n, width, count, pool):
 
 def class_averages(anchor_labels, count):
     """The NumPy matrix ``(count, classes)`` that averages over the anchors of each class."""
-    labels = np.asarray(anchor_labels)
+    labels = host_array("anchor_labels", anchor_labels, "integers of shape (K,)")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or count not in (None, len(labels)):
         raise invalid(
             "anchor_labels",
             f"one integer for each of the {count} anchors",
             f"{labels.dtype} of shape {labels.shape}",
         )
-    members = np.eye(labels.max() + 1)[labels] if labels.min() >= 0 else np.zeros((1, 1))
+    fits = labels.size and labels.min() >= 0 and labels.max() < len(labels)
+    members = np.eye(labels.max() + 1)[labels] if fits else np.zeros((1, 1))
     if not members.any(axis=0).all():
         raise invalid(
             "anchor_labels",

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import REPRESENTATIONS, host_array
 from keras_lgg.types import ArrayLike
 
 
@@ -86,8 +87,16 @@ def input_gradient(
         >>> robustness.input_gradient(model, np.zeros((1, 2)), np.array([0])).tolist()
         [[-1.0, 0.0]]
     """
+    x = host_array("x", x, REPRESENTATIONS).astype("float32")
+    if x.ndim < 2 or 0 in x.shape:
+        raise checks.invalid("x", REPRESENTATIONS, f"shape {x.shape}")
+    labels = host_array("labels", labels, "integer classes of shape (n,)")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        received = f"{labels.dtype} of shape {labels.shape}"
+        raise checks.invalid("labels", "integer classes of shape (n,)", received)
+    checks.check_same_length(labels=labels, x=x)
     network = Network(model, from_logits=from_logits, batch_size=batch_size)
-    return network.loss_gradient(np.asarray(x, "float32"), np.asarray(labels))
+    return network.loss_gradient(x, labels)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
 
 
 class DataPerturbation:
@@ -75,13 +76,14 @@ def checked_data(data):
     """The images, float32 in [0, 1], and the labels, of shape (n,)."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise checks.invalid("data", "a pair (images, labels)", type(data).__name__)
-    images, labels = (np.asarray(part) for part in data)
+    images = host_array("data", data[0], "images of shape (n, ...)")
+    labels = host_array("data", data[1], "integer labels of shape (n,)")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         received = f"labels of {labels.dtype} and of shape {labels.shape}"
         raise checks.invalid("data", "integer labels of shape (n,)", received)
-    if images.ndim < 2 or len(images) != len(labels) or len(images) == 0:
+    if images.ndim < 2 or len(images) != len(labels) or images.size == 0:
         received = f"{images.shape} images and {len(labels)} labels"
         raise checks.invalid("data", "images of shape (n, ...), and a label for each", received)
     return checks.unit_pixels("data", images), labels

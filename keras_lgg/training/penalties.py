@@ -181,7 +181,7 @@ def check_loss(loss):
 
 def balance_of(weight, fraction):
     """The `Balance` of a balanced weight, or ``None`` for a fixed one."""
-    if weight == "balanced":
+    if isinstance(weight, str) and weight == "balanced":
         fraction = FRACTION if fraction is None else fraction
         checks.check_positive("fraction", fraction)
         return Balance(fraction)
