@@ -158,7 +158,7 @@ def teacher_cache(
     held = None if path is None else _facts_of_existing(path)
     wanted = _wanted(teacher, penalties)
     source = _Source(data, batch_size)
-    runner = Runner(teacher, wanted, teacher_inputs)
+    runner = _Runner(teacher, wanted, teacher_inputs)
 
     def rows():
         for x, *rest in source.batches():
@@ -206,7 +206,7 @@ def cached_name(path, penalty):
     return " ".join([OUTPUTS if path is None else path, *(sign for sign in signs if sign)])
 
 
-class Runner(keras.Model):
+class _Runner(keras.Model):
     """What the cache keeps of a teacher, by name.
 
     Args:
