@@ -11,6 +11,7 @@ IDLE = {"trainable", "seed", "compile_config", "shared_object_id"}
 IDLE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 # Whose values name layers.
 REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
+PROBES = 8  # samples of a probe
 
 
 def teacher_fingerprint(model):
@@ -26,17 +27,30 @@ def teacher_fingerprint(model):
     return digest.hexdigest()
 
 
+def inputs_fingerprint(function, probe):
+    """A digest of what a function makes of a probe; ``None`` where there is no function."""
+    if function is None:
+        return None
+    made = function(keras.tree.map_structure(keras.ops.convert_to_tensor, probe))
+    made = keras.tree.map_structure(keras.ops.convert_to_numpy, made)
+    found = DataFingerprint()
+    found.add((made,), sample_digests(made))
+    return found.digest
+
+
 class DataFingerprint:
     """A digest of samples, whatever their order and batches.
 
     Attributes:
         count: Number of samples.
+        probe: A batch of inputs, of a few samples, which are always the same ones.
     """
 
     def __init__(self):
         self.count = 0
         self._structure = ""
         self._sum = 0
+        self._chosen = []
 
     def add(self, batch, digests):
         """Take a batch in, with the digest of each of its samples."""
@@ -46,6 +60,16 @@ class DataFingerprint:
         self.count += len(digests)
         # A sum has no order, and forgets no sample that comes twice.
         self._sum += sum(int.from_bytes(digest) for digest in digests)
+        least = sorted(range(len(digests)), key=digests.__getitem__)[:PROBES]
+        found = [
+            (digests[i], keras.tree.map_structure(lambda x, i=i: x[i], batch[0])) for i in least
+        ]
+        self._chosen = sorted([*self._chosen, *found], key=lambda each: each[0])[:PROBES]
+
+    @property
+    def probe(self):
+        samples = [sample for _, sample in self._chosen]
+        return keras.tree.map_structure(lambda *values: np.stack(values), *samples)
 
     @property
     def digest(self):

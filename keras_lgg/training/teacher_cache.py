@@ -10,7 +10,12 @@ import numpy as np
 
 from keras_lgg import files
 from keras_lgg.checks import invalid
-from keras_lgg.training.fingerprints import DataFingerprint, sample_digests, teacher_fingerprint
+from keras_lgg.training.fingerprints import (
+    DataFingerprint,
+    inputs_fingerprint,
+    sample_digests,
+    teacher_fingerprint,
+)
 from keras_lgg.training.paths import paths_of
 from keras_lgg.training.penalties import Penalty, check_penalties, teacher_student_taps
 from keras_lgg.training.taps import Tapped, seen_output
@@ -27,6 +32,7 @@ FACTS = {
     "taps": "taps",
     "data": "fingerprint of the data",
     "teacher": "fingerprint of the teacher",
+    "teacher_inputs": "fingerprint of what `teacher_inputs` makes of some samples",
 }
 
 P = ParamSpec("P")
@@ -117,7 +123,7 @@ def teacher_cache(
             structure of arrays.
         path: Folder that the cache is written to; ``None`` keeps it in memory. It is there when it
             is whole: a process that is killed leaves the name free. Where the cache of the same
-            teacher, taps and data is there already, it is checked and opened.
+            teacher, its inputs, taps and data is there already, it is checked and opened.
             ``lgg.teacher_cache.open(path)`` opens it without them, in another process for
             instance, and refuses what is not as it was written.
         batch_size: Samples that the teacher sees at a time, where ``data`` are arrays.
@@ -158,7 +164,7 @@ def teacher_cache(
     held = None if path is None else _facts_of_existing(path)
     wanted = _wanted(teacher, penalties)
     source = _Source(data, batch_size)
-    runner = _Runner(teacher, wanted, teacher_inputs)
+    runner = AskedTeacher(teacher, wanted, teacher_inputs)
 
     def rows():
         for x, *rest in source.batches():
@@ -177,6 +183,7 @@ def teacher_cache(
         "taps": sorted(wanted),
         "data": source.fingerprint.digest,
         "teacher": teacher_fingerprint(teacher),
+        "teacher_inputs": inputs_fingerprint(teacher_inputs, source.fingerprint.probe),
     }
     if held is not None:
         _check_same(path, facts, held)
@@ -206,7 +213,7 @@ def cached_name(path, penalty):
     return " ".join([OUTPUTS if path is None else path, *(sign for sign in signs if sign)])
 
 
-class _Runner(keras.Model):
+class AskedTeacher(keras.Model):
     """What the cache keeps of a teacher, by name.
 
     Args:

@@ -256,6 +256,18 @@ class TestFiles:
             with pytest.raises(ValueError, match=r"the taps \['.*Received: \['first', 'outputs'"):
                 lgg.teacher_cache(written[1], chosen, (X, Y), path=path)
 
+    def test_other_inputs_of_the_teacher(self, written, tmp_path):
+        model, path = written[1], tmp_path / "cache"
+        data = ({"a": X, "b": Y}, Y)
+        for given in (data, ({"a": X[::-1], "b": Y[::-1]}, Y[::-1])):
+            lgg.teacher_cache(model, penalties(), given, path=path, teacher_inputs=lambda x: x["a"])
+        with pytest.raises(ValueError, match=r"something else.*what `teacher_inputs` makes"):
+            lgg.teacher_cache(model, penalties(), data, path=path, teacher_inputs=lambda x: -x["a"])
+        with pytest.raises(ValueError, match=r"something else.*`teacher_inputs`.*Received: None"):
+            lgg.teacher_cache(
+                model, penalties(), (X, Y), path=written[0], teacher_inputs=lambda x: x
+            )
+
     @pytest.mark.parametrize(
         "moment",
         [
