@@ -95,6 +95,10 @@ def input_gradient(
         received = f"{labels.dtype} of shape {labels.shape}"
         raise checks.invalid("labels", "integer classes of shape (n,)", received)
     checks.check_same_length(labels=labels, x=x)
+    outputs = getattr(model, "outputs", None)
+    if outputs and labels.max() >= (outputs[0].shape[-1] or np.inf):
+        expected = f"integer classes below {outputs[0].shape[-1]}, the width of the output"
+        raise checks.invalid("labels", expected, f"labels up to {labels.max()}")
     network = Network(model, from_logits=from_logits, batch_size=batch_size)
     return network.loss_gradient(x, labels)
 
