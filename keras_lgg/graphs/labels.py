@@ -64,6 +64,7 @@ def read_labels(
     num_classes=None,
     ignore_class=None,
     continuous=False,
+    any_number=False,
 ):
     """The one place through which labels pass.
 
@@ -77,6 +78,7 @@ def read_labels(
         ignore_class: Class number of samples without a label, or ``None``. Of rows, those of
             zeros have none.
         continuous: Whether the labels are a continuous target ``(n,)`` or ``(n, m)``.
+        any_number: Whether a class number may be negative: where none can say "no label".
 
     Returns:
         `Labels`.
@@ -105,6 +107,7 @@ def read_labels(
             num_classes=num_classes,
             ignore_class=ignore_class,
             continuous=continuous,
+            any_number=any_number,
         )
     if continuous:
         rows = labels if len(labels.shape) == 2 else ops.reshape(labels, (-1, 1))
@@ -119,7 +122,15 @@ def read_labels(
     return _from_known(known.reshape(-1), num_classes, ignore_class)
 
 
-def check_known(known, *, argument="labels", num_classes=None, ignore_class=None, continuous=False):
+def check_known(
+    known,
+    *,
+    argument="labels",
+    num_classes=None,
+    ignore_class=None,
+    continuous=False,
+    any_number=False,
+):
     """Raise where the values of labels, a NumPy array, are none; see `read_labels`."""
     _check_shape(argument, known.shape, continuous)
     known = known.astype("float32") if known.dtype.name.startswith("bfloat") else known
@@ -139,6 +150,8 @@ def check_known(known, *, argument="labels", num_classes=None, ignore_class=None
         return
     known = known.reshape(-1)
     _check_whole(argument, known)
+    if any_number:
+        return
     _check_range(
         argument,
         known if ignore_class is None else known[known != ignore_class],
@@ -207,7 +220,7 @@ def classes_on_host(labels, like=None, *, argument="labels", of="x"):
     known = known_values(labels)
     if known is None:
         raise invalid(argument, "values", "a tensor inside a compiled function")
-    check_known(known, argument=argument)
+    check_known(known, argument=argument, any_number=True)
     if like is not None:
         check_same_length(**{argument: known, of: like})
     return known.reshape(-1).astype("int64") if are_class_indices(known) else known.argmax(axis=1)

@@ -11,7 +11,6 @@ import warnings
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.graphs.arrays import REPRESENTATIONS, host_array
 from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
 from keras_lgg.types import ArrayLike
@@ -93,7 +92,6 @@ def select_anchors(
 
     Reference: [1].
     """
-    x = host_array("x", x, REPRESENTATIONS)
     n = _count(x)
     checks.check_choice("method", method, METHODS)
     _check_integer("k", k, 2)
@@ -118,9 +116,12 @@ def select_anchors(
 
 
 def _count(x):
-    if x.ndim == 0:
-        raise checks.invalid("x", "an array of shape (n, ...), one row a sample", "a scalar")
-    return len(x)
+    try:
+        return len(x)
+    except TypeError as error:
+        raise checks.invalid(
+            "x", "an array of shape (n, ...), one row a sample", type(x).__name__
+        ) from error
 
 
 def _check_integer(argument, value, smallest):
@@ -149,7 +150,9 @@ def _checked_first(first, k, n):
 
 def _class_numbers(x, labels):
     """The class of each sample, numbered from 0."""
-    return np.unique(classes_on_host(labels, x), return_inverse=True)[1].reshape(-1)
+    classes = classes_on_host(labels)
+    checks.check_same_length(x=np.empty(_count(x)), labels=classes)
+    return np.unique(classes, return_inverse=True)[1].reshape(-1)
 
 
 def _in_turns(classes, k, rng):

@@ -135,7 +135,7 @@ def finite_rows(argument, x, dtype=None):
         dtype: That of the rows, where it is not up to ``x``.
     """
     x = host_array(argument, x, "real numbers")
-    if x.ndim < 2 or 0 in x.shape:
+    if x.ndim < 2 or 0 in x.shape[1:]:
         raise checks.invalid(
             argument, "an array of shape (n, ...), one row of features a sample", f"shape {x.shape}"
         )

@@ -46,7 +46,7 @@ def densification_loss(x: Tensor, *, labels: Tensor | None = None, beta: float =
     if labels is None:
         classes = ops.zeros((ops.shape(x)[0],), "int32")
     else:
-        classes = class_indices(read_labels(labels, x))
+        classes = class_indices(read_labels(labels, x, any_number=True))
     parents = _spanning_tree(ops.stop_gradient(x), classes)
     edges = x - ops.take(x, parents, axis=0)
     lengths = safe_sqrt(ops.sum(ops.square(edges), axis=1))
