@@ -33,6 +33,32 @@ def given_array(argument: str, value: Any, expected: str) -> Any:
         >>> given_array("x", [[1, 2], [3, 4]], "a matrix").shape
         (2, 2)
     """
+    array = _checked(argument, value, expected)
+    # Numbers in lists have no dtype of their own.
+    is_list = isinstance(value, list | tuple) and not ops.is_tensor(array)
+    return array.astype(keras.config.floatx()) if is_list and array.dtype.kind == "f" else array
+
+
+def as_tensor(argument: str, value: Any, expected: str) -> Any:
+    """As `given_array`, as a tensor of the backend."""
+    value = given_array(argument, value, expected)
+    return value if ops.is_tensor(value) else ops.convert_to_tensor(value)
+
+
+def host_array(argument: str, value: Any, expected: str) -> np.ndarray:
+    """As `given_array`, as a NumPy array, for what is computed on the host; lists are float64."""
+    value = _checked(argument, value, expected)
+    return ops.convert_to_numpy(value) if ops.is_tensor(value) else value
+
+
+def check_not_empty(argument: str, shape: Any, expected: str) -> None:
+    """Raise where an axis of a shape is known to be of length 0."""
+    if 0 in tuple(shape):
+        raise invalid(argument, f"{expected}, at least one in each axis", f"shape {tuple(shape)}")
+
+
+def _checked(argument, value, expected):
+    """A tensor or NumPy array of numbers, of a known rank."""
     if isinstance(value, keras.KerasTensor):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected {expected}. Received: a symbolic "
@@ -53,24 +79,6 @@ def given_array(argument: str, value: Any, expected: str) -> Any:
     return value
 
 
-def as_tensor(argument: str, value: Any, expected: str) -> Any:
-    """As `given_array`, as a tensor of the backend."""
-    value = given_array(argument, value, expected)
-    return value if ops.is_tensor(value) else ops.convert_to_tensor(value)
-
-
-def host_array(argument: str, value: Any, expected: str) -> np.ndarray:
-    """As `given_array`, as a NumPy array, for what is computed on the host."""
-    value = given_array(argument, value, expected)
-    return ops.convert_to_numpy(value) if ops.is_tensor(value) else value
-
-
-def check_not_empty(argument: str, shape: Any, expected: str) -> None:
-    """Raise where an axis of a shape is known to be of length 0."""
-    if 0 in tuple(shape):
-        raise invalid(argument, f"{expected}, at least one in each axis", f"shape {tuple(shape)}")
-
-
 def _is_number(dtype):
     return dtype == "bool" or dtype.startswith(("int", "uint", "float", "bfloat"))
 
@@ -85,10 +93,8 @@ def _from_outside(argument, value, expected):
         received = f"{_kind(value)}, which makes no array"
         raise invalid(argument, expected, received) from error
     if not _is_number(array.dtype.name):
-        raise invalid(argument, expected, _kind(value))
-    # Numbers in lists have no dtype of their own.
-    is_list = isinstance(value, list | tuple)
-    return array.astype(keras.config.floatx()) if is_list and array.dtype.kind == "f" else array
+        raise invalid(argument, expected, f"an array of {array.dtype}, {_kind(value)}")
+    return array
 
 
 def _kind(value):

@@ -101,7 +101,8 @@ class SmoothnessVariation(GeometryLoss):
         >>> import numpy as np
         >>> import keras_lgg as lgg
         >>> layers = [np.ones((4, 2)), np.ones((4, 3))]
-        >>> float(lgg.losses.SmoothnessVariation(power=2)(np.array([0, 0, 1, 1]), layers))
+        >>> value = lgg.losses.SmoothnessVariation(power=2)(np.array([0, 0, 1, 1]), layers)
+        >>> round(float(value), 6)
         0.0
 
     Reference: [1], [4].

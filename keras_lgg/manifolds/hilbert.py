@@ -68,7 +68,7 @@ def product_distances(
 
     Reference: [1] section 3
     """
-    latents = host_array("latents", latents, "latents of shape (n, H, W, C)")
+    latents = host_array("latents", latents, "float32 or float64 latents of shape (n, H, W, C)")
     if latents.ndim != 4:
         raise checks.invalid("latents", "shape (n, H, W, C)", f"shape {latents.shape}")
     factors = [mode_factors(latents, mode=mode, rtol=rtol) for mode in MODES]

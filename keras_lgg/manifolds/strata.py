@@ -47,7 +47,7 @@ def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
 
     Reference: [1] section 3
     """
-    latents = host_array("latents", latents, "latents of shape (..., H, W, C)")
+    latents = host_array("latents", latents, "float32 or float64 latents of shape (..., H, W, C)")
     checks.check_choice("mode", mode, MODES)
     if latents.ndim < 3:
         raise checks.invalid("latents", "shape (..., H, W, C)", f"shape {latents.shape}")
@@ -207,7 +207,7 @@ def ranks_at(factors, latents, *, mode, rtol):
 
 def checked_latents(latents):
     """The latents in float64, finite, of shape ``(..., H, W, C)``."""
-    latents = host_array("latents", latents, "latents of shape (..., H, W, C)")
+    latents = host_array("latents", latents, "float32 or float64 latents of shape (..., H, W, C)")
     dtype = latents.dtype
     if latents.ndim < 3 or 0 in latents.shape:
         raise checks.invalid("latents", "shape (..., H, W, C)", f"shape {latents.shape}")

@@ -312,7 +312,7 @@ def _runs(argument, values, count, what):
         raise checks.invalid(argument, expected, type(values).__name__)
     runs = {}
     for name, each in values.items():
-        array = host_array(f"{argument}[{name!r}]", each, f"numbers of the {count} {what}")
+        array = host_array(f"{argument}[{name!r}]", each, f"finite numbers of the {count} {what}")
         if array.ndim not in (1, 2) or array.shape[-1] != count or not array.size:
             expected = f"an array ({count},) or (seeds, {count}), as there are {count} {what}"
             raise checks.invalid(f"{argument}[{name!r}]", expected, f"shape {array.shape}")

@@ -627,7 +627,7 @@ class TestErrors:
             ({"x": 3.0}, "`x`"),
             ({"x": [PROBE, PROBE[:4]]}, r"`x`.*as many each.*\(12, 4\), \(4, 4\)"),
             ({"y": LABELS[:5]}, "`y` and `x` are of different batches"),
-            ({"y": LABELS + 0.5}, "`labels`. Expected whole numbers"),
+            ({"y": LABELS + 0.5}, "`y`. Expected whole numbers"),
             ({"k": 0}, "`k`"),
             ({"min_rank": -1}, "`min_rank`"),
             ({"batch_size": 0}, "`batch_size`"),
