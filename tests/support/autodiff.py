@@ -14,6 +14,8 @@ MODES = {
     "jax": ["eager", "jit"],
     "torch": ["eager"],
 }[BACKEND]
+# How a test runs what it does not run in several ways: JAX would compile operation by operation.
+USUAL = "jit" if BACKEND == "jax" else "eager"
 
 
 def marked(modes, left=("graph", "xla")):
@@ -40,12 +42,12 @@ def precision(dtype):
         yield
 
 
-def value_and_grads(function, arrays, mode="eager"):
+def value_and_grads(function, arrays, mode=USUAL):
     """Value of ``sum(function(*arrays))``, and its gradients, as NumPy arrays."""
     return differentiable(function, arrays, mode)(*arrays)
 
 
-def differentiable(function, arrays, mode="eager", wrt=None):
+def differentiable(function, arrays, mode=USUAL, wrt=None):
     """A compiled function of arrays like these, for `value_and_grads` over many of them.
 
     It gives the value and the gradients to the first ``wrt`` arrays (all, by default).
@@ -61,12 +63,12 @@ def differentiable(function, arrays, mode="eager", wrt=None):
     return on_numpy
 
 
-def value(function, arrays, mode="eager"):
+def value(function, arrays, mode=USUAL):
     """Value of ``function(*arrays)`` as a NumPy array."""
     return values(lambda *tensors: [function(*tensors)], arrays, mode)[0]
 
 
-def values(function, arrays, mode="eager"):
+def values(function, arrays, mode=USUAL):
     """The list of values of ``function(*arrays)`` as NumPy arrays."""
     with precision(max(str(np.asarray(a).dtype) for a in arrays)):
         if mode in ("graph", "xla"):
