@@ -1,6 +1,7 @@
 """One suite for every backend: `KERAS_BACKEND` chooses which."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -18,6 +19,9 @@ import keras
 import numpy as np
 import pytest
 
+PACKAGE = pathlib.Path(__file__).parent.parent / "keras_lgg"
+# What these show in their docstrings works on arrays and files: once is enough.
+HOST_TOOLS = [PACKAGE / name for name in ("callbacks", "manifolds", "plots", "tuning")]
 collect_ignore = ["saved", "support"]  # scripts, which tests start in processes of their own
 
 
@@ -43,6 +47,7 @@ def pytest_collection_modifyitems(config, items):
         left |= {item for item in items if item.get_closest_marker("ci")}
     if keras.backend.backend() != "tensorflow":
         left |= {item for item in items if item.get_closest_marker("once")}
+        left |= {item for item in items if item.path.parent in HOST_TOOLS}
     # Files of long tests first, so that no process is left with one of them at the end.
     long = {item.path for item in items if item.get_closest_marker("ci")}
     items[:] = sorted((i for i in items if i not in left), key=lambda item: item.path not in long)

@@ -256,6 +256,7 @@ def tiny_mnist(folder):
 SIZES = {"train": 100, "test": 30}
 
 
+@pytest.mark.once
 class TestTensorFlowDatasets:
     @pytest.mark.parametrize("by", ["argument", "environment"])
     def test_reads_a_prepared_folder(self, tmp_path, monkeypatch, by):

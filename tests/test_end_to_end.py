@@ -46,6 +46,7 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     assert (predicted == shared["y_test"]).mean() > 0.7
 
 
+@pytest.mark.once
 def test_quickstart(tmp_path, capsys):
     import quickstart  # of examples/
 

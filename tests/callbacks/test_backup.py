@@ -42,7 +42,7 @@ class Training:
 
 CASES = {
     "tensorflow": [("geometry_model", "keras", 3), ("distiller", "atomic", 3)],
-    "jax": [("geometry_model", "atomic", 3)],
+    "jax": [("geometry_model", "atomic", 1)],
     "torch": [("distiller", "keras", 3)],
 }
 

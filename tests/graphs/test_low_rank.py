@@ -8,7 +8,6 @@ import reference
 from autodiff import (
     ALL_MODES,
     BACKEND,
-    FEW_MODES,
     MODES,
     differentiable,
     precision,
@@ -172,7 +171,7 @@ class TestGraphDistillationInFactors:
                 assert bool(calls) == (noise <= 0.01) or 0.01 < noise < 0.3
 
     @FLOAT64
-    @pytest.mark.parametrize("mode", FEW_MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_value_and_gradient_are_those_of_the_pairs(self, form, mode):
         teacher, student = batch(400, 1.0, "float64")
         options = {**FORMS[form]}
@@ -214,7 +213,7 @@ class TestGraphDistillationInFactors:
 
 
 @FLOAT64
-@pytest.mark.parametrize("mode", FEW_MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("noise", [1.0, 1e-7])
 @pytest.mark.parametrize("form", ["all", "inter"])
 def test_pairs_in_blocks_stand_in_for_factors(form, noise, mode):
@@ -233,7 +232,7 @@ def test_pairs_in_blocks_stand_in_for_factors(form, noise, mode):
 
 @FLOAT64
 class TestOtherLossesInFactors:
-    @pytest.mark.parametrize("mode", FEW_MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_target_graph(self, mode):
         z = batch(400, 1.0, "float64")[1] - 0.3
         affinity = np.array([[1, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 1]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from autodiff import ALL_MODES, BACKEND, FEW_MODES, value, value_and_grads
+from autodiff import ALL_MODES, BACKEND, value, value_and_grads
 from backends import FLOAT64
 from keras import ops
 
@@ -55,7 +55,7 @@ def batches(dtype="float32"):
 SIZES = {"eager": (5,), "graph": (16,), "xla": (1, N - 1)}
 
 
-@pytest.mark.parametrize("mode", FEW_MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_the_result_does_not_depend_on_the_block_size(name, mode):
     x, t = batches()

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from autodiff import BACKEND, FEW_MODES, MODES, marked, value, value_and_grads
+from autodiff import ALL_MODES, BACKEND, MODES, marked, value, value_and_grads
 
 from keras_lgg.graphs.pooling import POOLS, pooled
 
@@ -29,7 +29,7 @@ def by_loops(x, mask, pool):
     return np.stack(samples)
 
 
-@pytest.mark.parametrize("mode", FEW_MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 2, 3)])
 @pytest.mark.parametrize("pool", POOLS)
 def test_against_loops(pool, shape, mode):

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from autodiff import ALL_MODES, BACKEND, FEW_MODES, MODES, marked, value, value_and_grads, values
+from autodiff import ALL_MODES, BACKEND, MODES, marked, value, value_and_grads, values
 from backends import FLOAT64
 from keras import ops
 
@@ -178,7 +178,7 @@ class TestGradients:
                 # Differences are themselves off by some 1e-5 on whitened spaces.
                 assert_close(mine, theirs, 2e-5 if WIDEST == "float64" else 1e-4)
 
-    @pytest.mark.parametrize("mode", FEW_MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     @pytest.mark.parametrize(
         ("normalization", "count", "names"),
         [
@@ -232,7 +232,7 @@ class TestDegenerate:
                 assert np.isfinite(total), name
                 assert all(np.isfinite(g).all() for g in gradients), name
 
-    @pytest.mark.parametrize("mode", FEW_MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_compiled(self, mode):
         x, anchors = spaces()
         x[0], anchors[0] = 0.0, 0.0

@@ -14,7 +14,7 @@ MODES = {
     "jax": ["eager", "jit"],
     "torch": ["eager"],
 }[BACKEND]
-# How a test runs what it does not run in several ways: JAX would compile operation by operation.
+# How a test runs what it does not run in several ways.
 USUAL = "jit" if BACKEND == "jax" else "eager"
 
 
@@ -23,9 +23,8 @@ def marked(modes, left=("graph", "xla")):
     return [pytest.param(m, marks=[pytest.mark.ci] if m in left else []) for m in modes]
 
 
-ALL_MODES = marked(MODES)
-# What costs minutes runs eagerly in other tests where it is compiled cheaply.
-FEW_MODES = marked(MODES if BACKEND == "tensorflow" else MODES[-1:])
+# On JAX compiled alone: eagerly it compiles each operation, and much else runs so.
+ALL_MODES = marked(MODES if BACKEND == "tensorflow" else MODES[-1:])
 # For a test that calls one function many times, which pays for its compilation.
 COMPILED = marked([m for m in MODES if m != "eager"] or MODES, left=("xla",))
 

@@ -13,9 +13,10 @@ from keras import layers
 
 import keras_lgg as lgg
 
-# What compiles on JAX here shows that it does; the rest would take a minute more.
-pytestmark = pytest.mark.ci
-SLOW_ON_JAX = pytest.mark.skipif(BACKEND == "jax", reason="XLA takes half a minute to compile it")
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(BACKEND == "jax", reason="XLA takes minutes; test_hub.py has smaller ones"),
+]
 
 Y = np.arange(20) % 10
 X = np.random.default_rng(0).normal(size=(20, 32, 32, 3)) + Y.reshape(-1, 1, 1, 1) / 5
@@ -75,7 +76,7 @@ def inner_of(model):
 def trained(model, optimizer=None, loss=XE, eagerly=BACKEND == "tensorflow"):
     """Two steps; without a graph on TensorFlow, which takes ten times as long to trace them."""
     optimizer = optimizer or keras.optimizers.SGD(0.01)
-    model.compile(optimizer, loss, run_eagerly=eagerly, jit_compile=BACKEND == "jax")
+    model.compile(optimizer, loss, run_eagerly=eagerly)
     return fit(model)
 
 
@@ -109,7 +110,7 @@ def blocks_of(inner, blocks, x):
 
 def test_penalty_is_that_of_the_nested_blocks():
     model = geometry_model()
-    model.compile(loss=XE, jit_compile=BACKEND == "jax")
+    model.compile(loss=XE)
     logs = evaluate(model)
     seen = blocks_of(inner_of(model.base), BLOCKS["mobilenetv2"], X)
     expected = float(lgg.losses.smoothness_variation(seen, Y, num_classes=10))
@@ -133,7 +134,6 @@ def test_gradient_of_the_penalty_reaches_the_blocks():
     assert moved == reached
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="XLA rounds two programs differently")
 def test_statistics_are_those_of_plain_training():
     """At weight 0 the penalty is computed and changes nothing: not the weights, no statistics."""
     plain, model = classifier(backbone()), geometry_model(weight=0.0)
@@ -145,7 +145,7 @@ def test_statistics_are_those_of_plain_training():
     assert all(np.all(variance != 1) for variance in moving)
 
 
-@pytest.mark.parametrize("make", [geometry_model, pytest.param(distiller, marks=SLOW_ON_JAX)])
+@pytest.mark.parametrize("make", [geometry_model, distiller])
 def test_saved_with_its_compile_state(make, tmp_path):
     """A model that was loaded goes on where the saved one stood, momenta included."""
     model = trained(make(), keras.optimizers.Adam(1e-3))
@@ -186,7 +186,6 @@ def assert_predicted_elsewhere(expected, folder):
         np.testing.assert_allclose(found, predictions, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@SLOW_ON_JAX
 def test_plain_models_are_loaded_without_the_package(tmp_path):
     trained(geometry_model("efficientnetb0")).save(tmp_path / "geometry.keras")
     models = {

@@ -325,6 +325,7 @@ class TestModel:
 
 
 @pytest.mark.filterwarnings("ignore:The optimal value found")  # scikit-learn's, of its kernel
+@pytest.mark.once
 class TestTuners:
     """With the training replaced by a function of the weight."""
 
@@ -594,6 +595,7 @@ class TestTraining:
         assert epochs == [0]
 
 
+@pytest.mark.once
 class TestDirectory:
     def test_a_search_goes_on(self, score, tmp_path, capsys):
         trained = score(closeness)
@@ -708,6 +710,7 @@ class TestDirectory:
 
 
 @THEIRS
+@pytest.mark.once
 class TestFailures:
     def test_trials_that_fail_are_left_out_with_a_warning(self, score, capsys):
         def fails_above(penalty):
