@@ -13,7 +13,7 @@ import keras_lgg as lgg
 
 X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
 Y = np.arange(12) % 3
-pytestmark = needs("`export` to SavedModel and ONNX")
+pytestmark = [pytest.mark.ci, needs("`export` to SavedModel and ONNX")]
 
 
 def network(*, penalties, labels=False):

@@ -465,8 +465,10 @@ class TestTraining:
         ("tuner", "objective"),
         [
             ("random", kt.Objective("val_accuracy", "max")),
-            ("bayesian", kt.Objective("val_graph_variation", "min")),
-            ("grid", "val_loss"),
+            pytest.param(
+                "bayesian", kt.Objective("val_graph_variation", "min"), marks=pytest.mark.ci
+            ),
+            pytest.param("grid", "val_loss", marks=pytest.mark.ci),
             ("hyperband", "val_accuracy"),
         ],
     )
