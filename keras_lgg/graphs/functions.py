@@ -338,26 +338,10 @@ def label_smoothness(
     labels = read_label_signal(
         labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
     )
-    x = labels.where_counted(x)  # zero rows are isolated nodes
     signal = label_signal(labels, dtype=x.dtype)
-    counted = labels.num_classes is not None
-
-    n = ops.shape(x)[0]
-    block = rows_of_block(n, block_size)
-    # Each product with the thin signal costs about as much as 8 samples in a Gram matrix do for
-    # each of its columns (measured; TensorFlow and JAX on a CPU).
-    products = (power + 1) // 2 + relative
-    small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
-    if k is None and counted and not small:
-        value = _linear_smoothness(x, signal, power=power, normalized=relative)
-    else:
-        if block is not None and not counted:  # the signal would have n columns
-            raise _uncounted(n, block_size)
-        adjacency = without_loops(similarities(x, "cosine", 1.0, block))
-        if k is not None:
-            adjacency = nearest_neighbours(adjacency, k, labels)
-        value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
-    return value / labels.count(n, x.dtype) if relative else value
+    return smoothness_of_labels(
+        x, labels, signal, power=power, k=k, relative=relative, block_size=block_size
+    )
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
@@ -379,6 +363,29 @@ def pairwise_distances(x: Tensor) -> Tensor:
     """
     squares, scale = squared_distances(flatten_representation(x), None)
     return scale * safe_sqrt(squares.matrix)
+
+
+def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
+    """`label_smoothness` of `Labels` and of their signal, which several layers of a batch share."""
+    x = labels.where_counted(x)  # zero rows are isolated nodes
+    counted = labels.num_classes is not None
+
+    n = ops.shape(x)[0]
+    block = rows_of_block(n, block_size)
+    # Each product with the thin signal costs about as much as 8 samples in a Gram matrix do for
+    # each of its columns (measured; TensorFlow and JAX on a CPU).
+    products = (power + 1) // 2 + relative
+    small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
+    if k is None and counted and not small:
+        value = _linear_smoothness(x, signal, power=power, normalized=relative)
+    else:
+        if block is not None and not counted:  # the signal would have n columns
+            raise _uncounted(n, block_size)
+        adjacency = without_loops(similarities(x, "cosine", 1.0, block))
+        if k is not None:
+            adjacency = nearest_neighbours(adjacency, k, labels)
+        value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
+    return value / labels.count(n, x.dtype) if relative else value
 
 
 def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):

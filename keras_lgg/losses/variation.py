@@ -18,7 +18,8 @@ from keras_lgg.graphs.differences import (
     full_graph,
     squared_difference,
 )
-from keras_lgg.graphs.functions import label_smoothness
+from keras_lgg.graphs.functions import read_label_signal, smoothness_of_labels
+from keras_lgg.graphs.labels import label_signal
 from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype
 from keras_lgg.graphs.pairs import rows_of_block
 from keras_lgg.losses.base import GeometryLoss, check_options, mean
@@ -69,20 +70,20 @@ def smoothness_variation(
 
     Reference: [1], [4].
     """
-    representations = _checked_depth(representations)
+    layers = _checked_depth(representations)
+    checks.check_positive_integer("power", power)
+    if k is not None:
+        checks.check_positive_integer("k", k)
+    # Once for all layers: a step of many taps is traced the sooner.
+    labels = read_label_signal(
+        labels, layers[0], num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
+    )
+    signals = {x.dtype: label_signal(labels, dtype=x.dtype) for x in layers}
     values = [
-        label_smoothness(
-            x,
-            labels,
-            power=power,
-            k=k,
-            num_classes=num_classes,
-            ignore_class=ignore_class,
-            continuous=continuous,
-            relative=relative,
-            block_size=block_size,
+        smoothness_of_labels(
+            x, labels, signals[x.dtype], power=power, k=k, relative=relative, block_size=block_size
         )
-        for x in representations
+        for x in layers
     ]
     return mean([ops.abs(b - a) for a, b in itertools.pairwise(in_one_dtype(*values))])
 
