@@ -218,6 +218,17 @@ class TestCompareSpaces:
         above = np.count_nonzero(cosines(a[7:8], b) > 0)
         assert found["mrr"] == pytest.approx((19 + 1 / (1 + above)) / 20)
 
+    def test_of_unequal_widths(self):
+        """A row of one space is nowhere in the other; what does not ask for that is there."""
+        a, b = normal(30, 5), normal(30, 9)
+        for x, y in ((a, b), (b, a)):
+            found = compare_spaces(x, y, k=3)
+            assert list(found) == list(slow(a, a, 3))
+            assert found.pop("linear_cka") == pytest.approx(slow_cka(x, y), abs=1e-12)
+            assert all(type(value) is float and np.isnan(value) for value in found.values())
+        codes = [cosines(z, z[:8]) for z in (a, b)]
+        assert np.isfinite(list(compare_spaces(*codes, k=3).values())).all()
+
     @pytest.mark.parametrize("dtype", ["float16", "int32", "int64", "uint8", "bool"])
     def test_other_numbers_are_worked_on_in_float32(self, dtype):
         rng = np.random.default_rng(0)
@@ -324,12 +335,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("a", "b", "k", "message"),
         [
-            (A, normal(20, 5), 3, "same width.*4 and 5.*relative_projection.*linear_cka"),
             (A, A[1:], 3, "`a` and `b`.*20.*19"),
             (A, A, 0, "`k`.*positive integer.*k=0"),
             (A, A, 2.0, "`k`.*positive integer.*2.0"),
             (A, A, True, "`k`.*positive integer.*True"),
             (A, A, 21, "`k`.*at most 20.*k=21"),
+            (A, normal(20, 5), 21, "`k`.*at most 20.*k=21"),
+            (A, normal(20, 5) * np.nan, 3, "`b`.*finite.*NaN"),
             (A * np.nan, A, 3, "`a`.*finite.*NaN"),
             (A, A * -np.inf, 3, "`b`.*finite.*infinite"),
             (A[:, 0], A, 3, r"`a`.*\(n, ...\).*shape \(20,\)"),
