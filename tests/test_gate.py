@@ -159,6 +159,14 @@ CALLS = {
     "densification_loss": (relative.densification_loss, {"x": X, "labels": LABELS}, {}),
     "DensificationLoss": (relative.DensificationLoss(), {"y_true": LABELS, "y_pred": X}, {}),
     "linear_cka": (relative.linear_cka, {"a": X, "b": OTHER}, {}),
+    "debiased_cka": (relative.debiased_cka, {"a": X, "b": OTHER}, {}),
+    "minibatch_cka": (relative.minibatch_cka, {"a": X, "b": OTHER}, {}),
+    "rbf_cka": (relative.rbf_cka, {"a": X, "b": OTHER}, {}),
+    "svcca": (relative.svcca, {"a": OTHER, "b": OTHER[::-1]}, {}),
+    "pwcca": (relative.pwcca, {"a": OTHER, "b": OTHER[::-1]}, {}),
+    "rsa": (relative.rsa, {"a": X, "b": OTHER}, {}),
+    "procrustes_distance": (relative.procrustes_distance, {"a": X, "b": OTHER}, {}),
+    "neighbour_jaccard": (relative.neighbour_jaccard, {"a": X, "b": OTHER}, {"k": 2}),
     "compare_spaces": (relative.compare_spaces, {"a": X, "b": X[::-1]}, {"k": 2}),
     "select_anchors": (
         relative.select_anchors,
@@ -218,7 +226,7 @@ CALLS = {
 # Functions of no array of their own: of models, of names, of tables.
 OF_OTHER_THINGS = {
     "characterize", "build_cae", "build_dae", "build_vae", "with_fixed_anchors", "stitch",
-    "stitching_matrix", "representations", "trade_off", "common_corruptions",
+    "stitching_matrix", "similarity_map", "representations", "trade_off", "common_corruptions",
     "mean_corruption_error", "ready_made_corruptions",
 }  # fmt: skip
 

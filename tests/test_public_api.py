@@ -105,6 +105,7 @@ def is_saved(public):
     tools = ("callbacks", "datasets", "robustness", "tuning")
     modules = ("keras_lgg.manifolds.report", "keras_lgg.relative.stitching")
     modules += ("keras_lgg.relative.translation", "keras_lgg.training.tapping")
+    modules += ("keras_lgg.relative.similarity_maps",)
     modules += tuple(f"keras_lgg.{tool}" for tool in tools)
     return inspect.isclass(public) and not public.__module__.startswith(modules)
 

@@ -13,12 +13,14 @@ Needs the extra ``plots``.
 
 from keras_lgg.plots.curves import robustness, smoothness, trade_off
 from keras_lgg.plots.graphs import layer_graph, layer_graphs, representations, similarity_matrix
+from keras_lgg.plots.maps import similarity_map
 
 __all__ = [
     "layer_graph",
     "layer_graphs",
     "representations",
     "robustness",
+    "similarity_map",
     "similarity_matrix",
     "smoothness",
     "trade_off",
