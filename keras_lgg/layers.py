@@ -1,6 +1,7 @@
 """Layers for models of your own: geometry losses inside them, and relative representations."""
 
-from keras_lgg.relative.layer import RelativeRepresentation, with_fixed_anchors
+from keras_lgg.relative.deployment import with_fixed_anchors
+from keras_lgg.relative.layer import RelativeRepresentation
 from keras_lgg.training.penalty_layer import GeometryPenalty, without_penalties
 
 __all__ = ["GeometryPenalty", "RelativeRepresentation", "with_fixed_anchors", "without_penalties"]

@@ -7,11 +7,13 @@
 import itertools
 import numbers
 import warnings
+from typing import Any
 
 import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.graphs.labels import classes_on_host
+from keras_lgg.relative import structures
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
 from keras_lgg.types import ArrayLike
 
@@ -25,10 +27,11 @@ OPTIONS = {
     "best_aligned": "other",
 }
 METHODS = tuple(OPTIONS)
+BY_DIRECTION = ("fps", "kmeans", "best_aligned")  # what looks at more of the samples than n
 
 
 def select_anchors(
-    x: ArrayLike,
+    x: Any,
     k: int,
     *,
     method: str = "uniform",
@@ -41,7 +44,8 @@ def select_anchors(
 
     The order of the anchors is that of the axes of the relative codes: models that are to share
     codes must use one list of anchors. Select once, in one space or in none, and index the inputs
-    of every model with the result.
+    of every model with the result. Pairs, such as sentences and their translations, are selected
+    as one: ``select_anchors((english, hindi), k)``.
 
     The methods are
 
@@ -61,7 +65,9 @@ def select_anchors(
     Args:
         x: Array of shape ``(n, ...)``, one row a sample, of the training set: inputs, or their
             representations, which ``"fps"``, ``"kmeans"`` and ``"best_aligned"`` should get. The
-            other methods use nothing of it but n. Rows are flattened.
+            other methods use nothing of it but n: for them it may hold strings, or be a dict,
+            tuple or list of arrays, the inputs of a model or of several, with n rows each. Rows
+            are flattened.
         k: Number of anchors, from 2 to n.
         method: One of the names above.
         labels: Of ``"stratified"``: integers of shape ``(n,)`` or ``(n, 1)``, or one-hot or soft
@@ -75,8 +81,9 @@ def select_anchors(
         NumPy array of shape ``(k,)``, int64: different indices in ascending order.
 
     Raises:
-        ValueError: If an argument is not as above, an option is missing that the method needs, or
-            one is given that it does not use.
+        ValueError: If an argument is not as above, the arrays of ``x`` are of different numbers of
+            samples, an option is missing that the method needs, or one is given that it does not
+            use.
         ImportError: If scikit-learn, from the extra ``relative``, is missing for ``"kmeans"``.
 
     Example:
@@ -89,21 +96,28 @@ def select_anchors(
         >>> corners = np.array([[1, 0], [9, 1], [0, 1], [1, 8], [-1, 0], [0, -1]])
         >>> select_anchors(corners, 4, method="fps", seed=4).tolist()
         [0, 2, 4, 5]
+        >>> english, german = np.array(["dog", "cat", "cow"]), np.array(["Hund", "Katze", "Kuh"])
+        >>> german[select_anchors((english, german), 2)].tolist()
+        ['Katze', 'Kuh']
 
     Reference: [1].
     """
-    n = _count(x)
+    n = structures.sample_count("x", x)
     checks.check_choice("method", method, METHODS)
     _check_integer("k", k, 2)
     if k > n:
         raise checks.invalid("k", f"at most {n}, the number of samples", k)
     _check_integer("seed", seed, 0)
     _check_options(method, {"labels": labels, "first": first, "other": other})
+    if method in BY_DIRECTION and (structures.is_structure(x) or structures.is_text(x)):
+        expected = f"real numbers with method={method!r}, such as encoder.predict(x) gives"
+        received = "several inputs" if structures.is_structure(x) else f"strings, {x.dtype}"
+        raise checks.invalid("x", expected, received)
     rng = np.random.default_rng(seed)
     if method == "uniform":
         chosen = rng.choice(n, k, replace=False)
     elif method == "stratified":
-        chosen = _in_turns(_class_numbers(x, labels), k, rng)
+        chosen = _in_turns(_class_numbers(n, labels), k, rng)
     elif method == "fps":
         chosen = _farthest(unit_rows(finite_rows("x", x)), k, rng)
     elif method == "kmeans":
@@ -113,15 +127,6 @@ def select_anchors(
     else:
         chosen = np.argsort(_misalignment(x, other), kind="stable")[:k]
     return np.sort(chosen).astype("int64")
-
-
-def _count(x):
-    try:
-        return len(x)
-    except TypeError as error:
-        raise checks.invalid(
-            "x", "an array of shape (n, ...), one row a sample", type(x).__name__
-        ) from error
 
 
 def _check_integer(argument, value, smallest):
@@ -148,10 +153,10 @@ def _checked_first(first, k, n):
     return first
 
 
-def _class_numbers(x, labels):
+def _class_numbers(n, labels):
     """The class of each sample, numbered from 0."""
     classes = classes_on_host(labels)
-    checks.check_same_length(x=np.empty(_count(x)), labels=classes)
+    checks.check_same_length(x=np.empty(n), labels=classes)
     return np.unique(classes, return_inverse=True)[1].reshape(-1)
 
 

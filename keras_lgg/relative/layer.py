@@ -1,7 +1,6 @@
-"""The layer of relative representations, and models that hold it."""
+"""The layer of relative representations."""
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -10,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.graphs.numerics import flatten_representation
-from keras_lgg.relative import projection
-from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
+from keras_lgg.graphs.arrays import host_array
+from keras_lgg.graphs.pooling import POOLS, mask_of
+from keras_lgg.relative import positions, projection, stored, structures
 from keras_lgg.types import ArrayLike, Tensor
 
 
@@ -28,12 +27,24 @@ class RelativeRepresentation(keras.layers.Layer):
       given, and the encoder runs inside the layer, on the batch and on the anchors. This trains an
       encoder end to end: the anchors move with it, and gradients reach it through the batch
       alone. `with_fixed_anchors` gives the model to deploy;
-    * ``RelativeRepresentation()(z, anchors=a)``: with each call.
+    * ``RelativeRepresentation()(z, anchors=a)``: with each call, as in a graph network, where
+      the anchors are some of the nodes: ``(z, anchors=keras.ops.take(z, indices, axis=0))``.
+
+    Sequences are pooled, or compared position by position. Masks are respected, those of samples
+    and of anchors: Keras's own, and the input of an encoder that is named ``"padding_mask"`` or
+    ``"attention_mask"``. A code does not depend on how far a batch was padded, and has no mask.
 
     Args:
         anchors: Array ``(K, ...)`` of at least 2 anchors in their order, which both halves of a
-            stitched model must share; or, with an ``encoder``, its inputs ``(K, ...)``.
+            stitched model must share; or, with an ``encoder``, its inputs ``(K, ...)``: an array
+            of numbers or, on TensorFlow, of strings, or a dict, tuple or list of such arrays, one
+            an input.
         encoder: Model or layer from inputs ``(n, ...)`` to representations ``(n, ...)``.
+        pool_positions: How a representation ``(n, T, ..., c)`` with positions is pooled to one
+            vector a sample: ``None`` (all positions, flattened, 0 where masked), ``"mean"``,
+            ``"max"``, ``"first"`` or ``"last"``, see `keras_lgg.Penalty`.
+        anchor_mask: Boolean array ``(K, T)``, true where a position of an anchor counts, for
+            anchors ``(K, T, ...)`` in one array.
         bin_size: Steps to round the codes to, see `keras_lgg.relative.quantize`; ``None`` for
             none.
         quantization: ``"ste_round"`` or ``"smooth_steps"``, with a ``bin_size``.
@@ -51,14 +62,17 @@ class RelativeRepresentation(keras.layers.Layer):
         inputs: Representations ``(n, ...)``, or inputs of the encoder.
         anchors: Representations of the anchors ``(K, ...)``, in a layer that holds none. No
             gradient reaches them.
+        mask: Which positions of ``inputs`` count, ``(n, T)``; by default Keras's own.
+        anchor_mask: Which positions of ``anchors`` count, ``(K, T)``; by default Keras's own.
 
     Returns:
         Codes ``(n, K)`` in the compute dtype of the layer, computed in float32 at least; see
         `keras_lgg.relative.relative_projection` for the shape with several similarities.
 
     Raises:
-        ValueError: If an option is unknown, or anchors are missing, fewer than 2, not finite, or
-            of another width than the representations.
+        ValueError: If an option is unknown; anchors are missing, fewer than 2, not finite, of
+            another width than the representations, or not what the encoder takes; or positions of
+            the samples are masked, and nobody says which of the anchors are.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -87,6 +101,8 @@ class RelativeRepresentation(keras.layers.Layer):
         indices: ArrayLike | None = None,
         refresh_every: int = 1,
         anchor_training: Literal["inherit", False] = "inherit",
+        pool_positions: str | None = None,
+        anchor_mask: ArrayLike | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("autocast", False)  # the geometry is computed in float32 at least
@@ -108,16 +124,20 @@ class RelativeRepresentation(keras.layers.Layer):
         self.anchor_labels = _integers("anchor_labels", anchor_labels)
         self.indices = _integers("indices", indices)
         self.encoder = encoder
-        self.anchor_inputs: Any = None  # a variable, in a layer with an encoder
+        checks.check_choice("pool_positions", pool_positions, POOLS)
+        self.pool_positions = pool_positions
+        self.anchor_inputs: Any = None  # variables in their structure, in a layer with an encoder
+        self.anchor_mask: Any = None  # likewise, where it was given
+        self._lack_mask = False  # whether anchors have positions without a mask
         self._kept: dict[str, Any] = {}
-        if anchors is not None and not isinstance(anchors, keras.KerasTensor):
-            anchors = ops.convert_to_numpy(anchors)
+        if anchor_mask is not None and anchors is None:
+            raise checks.invalid("anchors", "the anchors that `anchor_mask` is of", "None")
         if encoder is not None:
-            self._add_encoder(anchors)
+            self._add_encoder(anchors, anchor_mask)
         elif anchors is not None:
-            self._add_anchors(anchors)
+            self._add_anchors(anchors, anchor_mask)
 
-    def _add_encoder(self, inputs):
+    def _add_encoder(self, inputs, mask):
         """The inputs that are anchors and, where they are not always encoded, what they gave."""
         if not isinstance(self.encoder, keras.layers.Layer):
             raise checks.invalid("encoder", "a Keras model or layer", type(self.encoder).__name__)
@@ -126,25 +146,78 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.anchor_training is False and not self._mode(training=False):
             expected = "an encoder whose call() takes `training`, for anchor_training=False"
             raise checks.invalid("encoder", expected, type(self.encoder).__name__)
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        dtype = {"float64": self._float_dtype, "int64": "int32"}.get(dtype, dtype)
-        self.anchor_inputs = self._add_state("anchor_inputs", inputs.shape, dtype)
-        if not isinstance(inputs, keras.KerasTensor):
-            self._check_anchors(inputs)
-            self.anchor_inputs.assign(inputs)
-        encoded = self.encoder(ops.convert_to_tensor(self.anchor_inputs[:2]))  # which builds it
-        self._check_counts(inputs.shape[0])
+        leaves = keras.tree.flatten(inputs)
+        is_loading = any(isinstance(x, keras.KerasTensor) for x in leaves)
+        arrays = inputs if is_loading else structures.host_inputs("anchors", inputs)
+        count = structures.sample_count("anchors", arrays)
+        self._check_counts(count)
+        kept, self._anchor_dtypes = stored.prepared(arrays, self._float_dtype)
+        self.anchor_inputs = self._add_inputs("anchor_inputs", kept, self._anchor_dtypes)
+        if mask is not None:
+            mask = positions.checked_mask(mask, arrays)
+            self.anchor_mask = self._add_inputs("anchor_mask", mask, "bool")
+        if not is_loading:
+            keras.tree.map_structure(self._check_finite, arrays)
+            structures.check_vocabulary("anchors", self.encoder, arrays)
+        width = self._encoded_width(arrays)
         if self.refresh_every > 1:
-            self._add_kept(inputs.shape[0], math.prod(encoded.shape[1:]))
+            if width is None:
+                expected = "representations of a known width, to be kept; pool_positions gives it"
+                raise checks.invalid("encoder", expected, "texts of any length")
+            self._add_kept(count, width)
             self._age = self._add_state("age", (), "int32")
             self._age.assign(self.refresh_every)
 
-    def _add_anchors(self, anchors):
+    def _add_inputs(self, name, arrays, dtypes):
+        """A structure of weights like one of arrays, and with their values, where they have any."""
+        weights = []
+        flat = keras.tree.flatten(arrays)
+        for i, (x, dtype) in enumerate(zip(flat, keras.tree.flatten(dtypes), strict=True)):
+            dtype = "uint8" if dtype == stored.TEXT else dtype
+            own_name = name if len(flat) == 1 else f"{name}_{i}"
+            weights.append(self._add_state(own_name, x.shape, dtype))
+            if not isinstance(x, keras.KerasTensor):
+                weights[-1].assign(x)
+        return keras.tree.pack_sequence_as(arrays, weights)
+
+    def _encoded_width(self, arrays):
+        """The width of the representations, by a call of the encoder, which builds it."""
+        if stored.TEXT in keras.tree.flatten(self._anchor_dtypes):  # its vocabulary may come later
+            inputs = stored.symbols(self.anchor_inputs, self._anchor_dtypes)
+        else:
+            inputs, _ = self._inputs_to_encode(2)
+        try:
+            encoded = self.encoder(inputs)
+        except Exception as error:
+            expected = f"inputs that the encoder '{self.encoder.name}' takes"
+            shapes = {name: x.shape for name, x in structures.leaves_of("anchors", arrays).items()}
+            received = f"shapes {shapes}. It raised: {error}"
+            raise checks.invalid("anchors", expected, received) from error
+        if not hasattr(encoded, "shape"):
+            raise checks.invalid("encoder", "one output", type(encoded).__name__)
+        return positions.vector_width(encoded.shape, self.pool_positions)
+
+    def _inputs_to_encode(self, count=None):
+        """The first anchors as the encoder takes them, and NaN if there are none yet."""
+        inputs, missing = stored.read(self.anchor_inputs, self._anchor_dtypes)
+        inputs = structures.rows_of(inputs, slice(count))
+        if self.anchor_mask is not None:
+            inputs = positions.with_mask(inputs, self.anchor_mask.value[:count])
+        return inputs, missing
+
+    def _add_anchors(self, anchors, mask):
+        is_loading = isinstance(anchors, keras.KerasTensor)
+        if not is_loading:
+            anchors = host_array("anchors", anchors, "numbers of shape (K, ...), one anchor a row")
+            self._check_finite(anchors)
+        if mask is not None:
+            mask = positions.checked_mask(mask, anchors)
+        self._lack_mask = len(anchors.shape) > 2 and mask is None
         self._check_counts(anchors.shape[0])
-        self._add_kept(anchors.shape[0], math.prod(anchors.shape[1:]))
-        if not isinstance(anchors, keras.KerasTensor):
-            self._check_anchors(anchors)
-            self._assign(self._kept, self._with_statistics(anchors.astype(self._float_dtype)))
+        self._add_kept(anchors.shape[0], positions.vector_width(anchors.shape, self.pool_positions))
+        if not is_loading:
+            anchors = anchors.astype(self._float_dtype)
+            self._assign(self._kept, self._with_statistics(anchors, mask))
 
     def _add_kept(self, count, width):
         """Weights for the representations of the anchors and their statistics."""
@@ -161,10 +234,9 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def _add_state(self, name, shape, dtype):
         # Where nothing is loaded into a layer made from its config, its codes must not look right.
-        missing = "nan" if dtype.startswith(("float", "bfloat")) else 0
         return self.add_weight(
             shape=tuple(shape),
-            initializer=keras.initializers.Constant(float(missing)),
+            initializer=stored.initializer(dtype),
             trainable=False,
             dtype=dtype,
             autocast=False,
@@ -183,41 +255,72 @@ class RelativeRepresentation(keras.layers.Layer):
             return self._encoded(training=False)[0]["anchors"]
         return self._kept["anchors"].value if self._kept else None
 
-    def call(self, inputs: Tensor, anchors: Tensor | None = None, training: bool = False) -> Tensor:
-        self._check_one_source(anchors)
+    def call(
+        self,
+        inputs: Any,
+        anchors: Tensor | None = None,
+        mask: Tensor | None = None,
+        anchor_mask: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        self._check_one_source(anchors, anchor_mask)
         if self.encoder is not None:
-            inputs = self.encoder(inputs, **self._mode(training))
+            inputs = positions.masked(inputs, mask)
+            x = self.encoder(inputs, **self._mode(training))
+            mask = positions.mask_from(self.encoder, inputs, x)
             state = self._encoded_in_step(training)
-        elif anchors is not None:
-            self._check_counts(anchors.shape[0])
-            state = self._with_statistics(ops.stop_gradient(anchors))
         else:
+            x, mask = inputs, mask_of(inputs) if mask is None else mask
             state = {name: variable.value for name, variable in self._kept.items()}
-            # Anchors that were never loaded are NaN, which a normalisation takes for zero rows.
-            inputs = inputs + ops.cast(0 * state["anchors"][0, 0], inputs.dtype)
-        return ops.cast(self._codes(inputs, state), self.compute_dtype)
+        if anchors is not None:
+            self._check_counts(anchors.shape[0])
+            anchor_mask = mask_of(anchors) if anchor_mask is None else anchor_mask
+            self._lack_mask = len(anchors.shape) > 2 and anchor_mask is None
+            state = self._with_statistics(ops.stop_gradient(anchors), anchor_mask)
+        positions.check_masks(x, mask, self._lack_mask)
+        return ops.cast(self._codes(x, mask, state), self.compute_dtype)
 
     def compute_output_spec(
-        self, inputs: Tensor, anchors: Tensor | None = None, training: bool = False
+        self,
+        inputs: Any,
+        anchors: Tensor | None = None,
+        mask: Tensor | None = None,
+        anchor_mask: Tensor | None = None,
+        training: bool = False,
     ) -> keras.KerasTensor:
-        self._check_one_source(anchors)
+        self._check_one_source(anchors, anchor_mask)
         if self.encoder is not None:
-            count = self.anchor_inputs.shape[0]
+            count = keras.tree.flatten(self.anchor_inputs)[0].shape[0]
         else:
-            held: Tensor = self._kept.get("anchors", anchors)
-            count, *features = held.shape
-            self._check_counts(count)
-            if None not in (*features, *inputs.shape[1:]):
-                widths = math.prod(inputs.shape[1:]), math.prod(features)
-                projection.check_anchors(keras.KerasTensor((count, widths[1])), widths[0])
+            mask = mask_of(inputs) if mask is None else mask
+            count = self._checked_spec(inputs, anchors, mask, anchor_mask)
         if self.anchor_labels is not None:
             count = projection.class_averages(self.anchor_labels, count).shape[1]
-        shape = (inputs.shape[0], count)
+        shape = (keras.tree.flatten(inputs)[0].shape[0], count)
         if not isinstance(self.similarity, str):
             shape = projection.pooled_shape(*shape, len(self._names), self.pool)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def _check_one_source(self, anchors):
+    def _checked_spec(self, inputs, anchors, mask, anchor_mask):
+        """The number of anchors, which are of the width of the samples."""
+        held: Tensor = self._kept.get("anchors", anchors)
+        self._check_counts(held.shape[0])
+        if anchors is not None:
+            anchor_mask = mask_of(anchors) if anchor_mask is None else anchor_mask
+            self._lack_mask = len(anchors.shape) > 2 and anchor_mask is None
+        positions.check_masks(inputs, mask, self._lack_mask)
+        widths = [positions.vector_width(x.shape, self.pool_positions) for x in (inputs, held)]
+        may_vary = positions.may_vary(inputs, mask, self.pool_positions)
+        if None not in widths and not may_vary:
+            projection.check_anchors(keras.KerasTensor((held.shape[0], widths[1])), widths[0])
+        return held.shape[0]
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """None: a code has no positions."""
+
+    def _check_one_source(self, anchors, anchor_mask):
+        if anchors is None and anchor_mask is not None:
+            raise checks.invalid("anchor_mask", "None in a call without anchors", "a mask")
         held = self.encoder is not None or bool(self._kept)
         if (anchors is not None) == held:
             raise ValueError(
@@ -226,17 +329,20 @@ class RelativeRepresentation(keras.layers.Layer):
                 "RelativeRepresentation(anchors)(x), or RelativeRepresentation()(x, anchors=a)."
             )
 
-    def _codes(self, x, state):
-        stats = {name: value for name, value in state.items() if name != "anchors"}
-        codes = projection.relative_projection(
-            x,
-            state["anchors"],
-            similarity=self.similarity,
-            normalization=self.normalization,
-            pool="stack",
-            p=self.p,
-            stats=stats,
-        )
+    def _codes(self, x, mask, state):
+        may_vary = positions.may_vary(x, mask, self.pool_positions)
+        x = positions.vectors(x, mask, self.pool_positions)
+        # Anchors that were never loaded are NaN, which a normalisation takes for zero rows.
+        x = x + ops.cast(0 * state["anchors"][0, 0], x.dtype)
+        if may_vary:
+            fitted = [
+                (*positions.of_one_length(x, state, name, self.normalization), name)
+                for name in self._names
+            ]
+            codes = [self._projected(*each) for each in fitted]
+            codes = codes[0] if isinstance(self.similarity, str) else ops.stack(codes, axis=1)
+        else:
+            codes = self._projected(x, state, self.similarity)
         if self.bin_size is not None:
             codes = projection.quantize(codes, bin_size=self.bin_size, method=self.quantization)
         if self.anchor_labels is not None:
@@ -245,8 +351,22 @@ class RelativeRepresentation(keras.layers.Layer):
             return codes
         return projection.pooled(ops.unstack(codes, axis=1), self.pool)
 
-    def _with_statistics(self, anchors):
-        anchors = flatten_representation(anchors)
+    def _projected(self, x, state, similarity):
+        names = projection.similarity_names(similarity)
+        needed = projection.needed_statistics(names, self.normalization)
+        return projection.relative_projection(
+            x,
+            state["anchors"],
+            similarity=similarity,
+            normalization=self.normalization,
+            pool="stack",
+            p=self.p,
+            stats={name: state[name] for name in needed},
+        )
+
+    def _with_statistics(self, anchors, mask, missing=0.0):
+        anchors = positions.vectors(anchors, mask, self.pool_positions, "anchors")
+        anchors = anchors + ops.cast(missing, anchors.dtype)
         return {
             "anchors": anchors,
             **projection.anchor_statistics(
@@ -287,10 +407,13 @@ class RelativeRepresentation(keras.layers.Layer):
             )
         )
         training = training and self.anchor_training == "inherit"
+        inputs, missing = self._inputs_to_encode()
         encoded, updated = self.encoder.stateless_call(
-            trainable, other, self.anchor_inputs.value, **self._mode(training)
+            trainable, other, inputs, **self._mode(training)
         )
-        return self._with_statistics(ops.stop_gradient(encoded)), updated
+        mask = positions.mask_from(self.encoder, inputs, encoded)
+        self._lack_mask = len(encoded.shape) > 2 and mask is None
+        return self._with_statistics(ops.stop_gradient(encoded), mask, missing), updated
 
     def _mode(self, training):
         """What tells the encoder whether it trains; a layer without such an argument does not."""
@@ -305,7 +428,7 @@ class RelativeRepresentation(keras.layers.Layer):
         for name, variable in variables.items():
             variable.assign(values[name])
 
-    def _check_anchors(self, anchors):
+    def _check_finite(self, anchors):
         if anchors.dtype.kind == "f" and not np.isfinite(anchors).all():
             raise checks.invalid("anchors", "finite numbers", "a NaN or an infinity among them")
 
@@ -333,17 +456,22 @@ class RelativeRepresentation(keras.layers.Layer):
             "indices": self.indices,
             "refresh_every": self.refresh_every,
             "anchor_training": self.anchor_training,
+            "pool_positions": self.pool_positions,
         }
-        held = self._kept.get("anchors") if self.encoder is None else self.anchor_inputs
-        if held is not None:  # the numbers themselves are weights
-            config["anchors"] = {"shape": list(held.shape), "dtype": held.dtype}
+        # The numbers themselves are weights.
+        if self.encoder is not None:
+            config["anchors"] = stored.spec_of(self.anchor_inputs, self._anchor_dtypes)
+        elif self._kept:
+            config["anchors"] = stored.spec_of(self._kept["anchors"], self._float_dtype)
+        if self.anchor_mask is not None:
+            config["anchor_mask"] = stored.spec_of(self.anchor_mask, "bool")
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = {**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])}
-        if "anchors" in config:
-            config["anchors"] = keras.KerasTensor(**config["anchors"])
+        for name in {"anchors", "anchor_mask"} & config.keys():
+            config[name] = stored.from_spec(config[name])
         return cls(**config)
 
     def fixed(self) -> Self:
@@ -351,47 +479,9 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.encoder is None:
             return self
         config = {**self.get_config(), "refresh_every": 1, "anchor_training": "inherit"}
-        for name in ("encoder", "anchors"):
-            config.pop(name)
+        for name in ("encoder", "anchors", "anchor_mask"):
+            config.pop(name, None)
         return type(self)(ops.convert_to_numpy(self.anchors), **config)
-
-
-def with_fixed_anchors(model: keras.Model) -> keras.Model:
-    """The model to deploy: `RelativeRepresentation` layers no longer encode their anchors.
-
-    A layer with an encoder runs it on every anchor at every call, so that its codes are those of
-    the encoder as it is. Once it is trained, the representations of the anchors can stay.
-
-    Args:
-        model: Functional or Sequential model; models nested in it are searched, too.
-
-    Returns:
-        A `keras.Model` that shares the layers of ``model``; in place of each layer with an encoder
-        stand the encoder and a `RelativeRepresentation` of fixed anchors. Training it further
-        would move the encoder away from them: train ``model`` itself.
-
-    Raises:
-        ValueError: If the model is not a graph of layers.
-
-    Example:
-        >>> import keras, numpy as np, keras_lgg as lgg
-        >>> x = np.random.default_rng(0).random((20, 8), "float32")
-        >>> encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)], name="encoder")
-        >>> layer = lgg.layers.RelativeRepresentation(x[:5], encoder=encoder, name="codes")
-        >>> model = keras.Sequential([keras.Input((8,)), layer])
-        >>> deployed = lgg.layers.with_fixed_anchors(model)
-        >>> [layer.name for layer in deployed.layers[1:]], deployed.predict(x, verbose=0).shape
-        (['encoder', 'codes'], (20, 5))
-    """
-
-    def replace(layer, call):
-        if isinstance(layer, RelativeRepresentation) and layer.encoder is not None:
-            fixed = layer.fixed()
-            return lambda *args, **kwargs: fixed(call(layer.encoder, *args, **kwargs))
-        holds_some = is_graph(layer) and layers_of(layer, RelativeRepresentation)
-        return with_fixed_anchors(layer) if holds_some else layer
-
-    return rebuilt(model, replace, "The anchors")
 
 
 def _integers(argument, values):

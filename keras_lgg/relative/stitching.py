@@ -1,14 +1,17 @@
 """Zero-shot stitching: the encoder of one network with the decoder of another."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
-from keras_lgg.relative.layer import RelativeRepresentation, with_fixed_anchors
+from keras_lgg.relative.deployment import with_fixed_anchors
+from keras_lgg.relative.layer import RelativeRepresentation
+from keras_lgg.relative.stored import plain
+from keras_lgg.relative.structures import check_vocabulary, for_model, sample_count
 from keras_lgg.relative.translation import Translator
 from keras_lgg.training.rebuilding import graph_of, is_graph, layers_of
 
@@ -121,6 +124,7 @@ def stitching_matrix(
     data: tuple[Any, Any],
     metric: str | Callable[[Any, np.ndarray], float],
     *,
+    inputs: Sequence[Any] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -134,10 +138,15 @@ def stitching_matrix(
     Args:
         models: List of at least 2 pairs ``(encoder, decoder)`` of Keras models, as in `stitch`;
             they may differ in seed and architecture, but must have the same anchors.
-        data: Pair of arrays ``(x, y)``, such as the test split; of an autoencoder, y is x.
+        data: Pair of arrays ``(x, y)``, such as the test split; of an autoencoder, y is x. Where an
+            encoder takes several inputs, or strings, so does x: a dict, tuple or list of arrays.
         metric: ``"mse"``; ``"psnr"`` (in dB) or ``"ssim"``, of images in [0, 1], also means over
             the samples; ``"accuracy"`` or ``"f1"`` (weighted by class), of class scores against
             integers; or a function ``metric(y, outputs)`` of NumPy arrays.
+        inputs: Where encoders take different inputs, such as sentences in two languages: a list of
+            one x an encoder, in which row i is the same sample, say a translation; ``data`` is
+            then ``(None, y)``. The anchors must be such pairs, too: all layers have the same
+            ``indices``, from one call of `select_anchors`.
         absolute: Pairs of models as above with absolute codes, of a baseline.
         batch_size: Samples at a time.
         seed: Of the other order of the anchors; none stays in its place.
@@ -147,7 +156,8 @@ def stitching_matrix(
 
     Raises:
         ValueError: If the models are not of this form, their anchors differ in number, kind or
-            order, or the metric does not fit the data.
+            order, inputs are of different numbers of samples or not of an encoder's vocabulary, or
+            the metric does not fit the data.
         ImportError: For ``"ssim"`` or ``"f1"`` without the extra ``relative``.
 
     Example:
@@ -169,12 +179,12 @@ def stitching_matrix(
     check_positive_integer("batch_size", batch_size)
     x, y = data
     y = np.asarray(y) if isinstance(metric, str) else y
-    check_same_length(x=keras.tree.flatten(x)[0], y=keras.tree.flatten(y)[0])
+    relative = _check_models("models", models)
+    each_x = _inputs_of_each(x, y, inputs, len(relative))
     score = _scorer(metric, y)
-    models = _check_models("models", models)
-    _check_same_anchors([encoder for encoder, _ in models])
-    decoders = [decoder for _, decoder in models]
-    codes = [_codes(encoder, x, batch_size) for encoder, _ in models]
+    _check_same_anchors([encoder for encoder, _ in relative], paired=inputs is not None)
+    decoders = [decoder for _, decoder in relative]
+    codes = _codes_of_each(relative, each_x, batch_size)
     for own in codes:
         for decoder in decoders:
             _check_widths(own.shape, decoder, "relative")
@@ -186,9 +196,8 @@ def stitching_matrix(
     baseline = None
     if absolute is not None:
         pairs = _check_models("absolute", absolute)
-        baseline = matrix(
-            [_codes(encoder, x, batch_size) for encoder, _ in pairs], [d for _, d in pairs]
-        )
+        each_x = _inputs_of_each(x, y, inputs, len(pairs))
+        baseline = matrix(_codes_of_each(pairs, each_x, batch_size), [d for _, d in pairs])
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     return StitchingReport(
         name,
@@ -212,11 +221,38 @@ def _summary(matrix):
     }
 
 
+def _inputs_of_each(x, y, inputs, count):
+    """One x for each of so many encoders, with as many samples as there are targets."""
+    if inputs is None:
+        check_same_length(x=np.empty(sample_count("x", x)), y=keras.tree.flatten(y)[0])
+        return [x] * count
+    if x is not None:
+        raise invalid("data", "(None, y) where `inputs` has an x for each encoder", "an x, too")
+    if not isinstance(inputs, list | tuple) or len(inputs) != count:
+        received = f"{len(inputs)} of them" if isinstance(inputs, list | tuple) else type(inputs)
+        raise invalid("inputs", f"a list of one x for each of the {count} encoders", received)
+    named = {f"inputs[{i}]": each for i, each in enumerate(inputs)}
+    counts = {name: sample_count(name, each) for name, each in named.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            "The inputs do not pair. Expected as many samples for each encoder, row i of all being "
+            f"the same one, such as a sentence and its translation. Received: {counts}. Leave out "
+            "what has no counterpart."
+        )
+    check_same_length(inputs=np.empty(counts["inputs[0]"]), y=keras.tree.flatten(y)[0])
+    return list(inputs)
+
+
+def _codes_of_each(models, each_x, batch_size):
+    return [_codes(encoder, x, batch_size) for (encoder, _), x in zip(models, each_x, strict=True)]
+
+
 def _codes(encoder, x, batch_size):
+    check_vocabulary("x", encoder, x)
     # The anchors are encoded once, and not with each batch.
     if layers_of(encoder, RelativeRepresentation):
         encoder = with_fixed_anchors(encoder)
-    return np.asarray(encoder.predict(x, batch_size=batch_size, verbose=0))
+    return np.asarray(encoder.predict(for_model(x), batch_size=batch_size, verbose=0))
 
 
 def _decoded(decoder, codes, batch_size):
@@ -267,13 +303,27 @@ def _check_widths(shape, decoder, kind):
         )
 
 
-def _check_same_anchors(encoders):
-    """Raise where the layers of two encoders tell that their anchors differ."""
+def _check_same_anchors(encoders, *, paired):
+    """Raise where the layers of two encoders tell that their anchors differ.
+
+    Anchors that are paired may differ as inputs, if their indices say that they are the same.
+    """
     first, *others = [_anchor_lists(encoder) for encoder in encoders]
     for i, lists in enumerate(others, start=1):
         for mine, theirs in zip(first, lists, strict=False):
-            for kind in mine.keys() & theirs.keys():
-                if not np.array_equal(mine[kind], theirs[kind]):
+            kinds = mine.keys() & theirs.keys()
+            same = [kind for kind in kinds if _are_same(mine[kind], theirs[kind])]
+            if paired and "inputs" in kinds and not same and "indices" not in kinds:
+                raise ValueError(
+                    f"Nobody can tell whether the anchors of the models 0 and {i} pair. Expected "
+                    "layers that know which samples theirs are, as the inputs differ. Received: "
+                    "layers without indices. Give each RelativeRepresentation "
+                    "indices=select_anchors(...), and take its anchors from there."
+                )
+            if paired and "indices" in kinds:
+                kinds = {"indices"}
+            for kind in sorted(kinds):
+                if kind not in same:
                     raise ValueError(
                         f"The models 0 and {i} have different anchors. Expected the same samples "
                         f"in the same order, which are the axes of the codes. Received: {kind} "
@@ -290,12 +340,23 @@ def _anchor_lists(encoder):
         if layer.indices is not None:
             known["indices"] = np.asarray(layer.indices)
         if layer.anchor_inputs is not None:
-            known["inputs"] = keras.ops.convert_to_numpy(layer.anchor_inputs)
+            known["inputs"] = keras.tree.map_structure(
+                keras.ops.convert_to_numpy, plain(layer.anchor_inputs)
+            )
         lists.append(known)
     return lists
 
 
+def _are_same(a, b):
+    a, b = keras.tree.flatten(a), keras.tree.flatten(b)
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
 def _difference(a, b):
+    a, b = keras.tree.flatten(a), keras.tree.flatten(b)
+    if len(a) != 1 or len(b) != 1:
+        return "others"
+    a, b = a[0], b[0]
     if len(a) != len(b):
         return f"{len(a)} and {len(b)} of them"
     mine, theirs = (sorted(map(bytes, np.ascontiguousarray(v))) for v in (a, b))

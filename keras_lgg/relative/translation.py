@@ -1,6 +1,6 @@
 """Maps from one latent space to another, fitted on the samples that both know: the anchors.
 
-    Procrustes()       a rotation, with shift and scale
+    Procrustes()       a rotation, with shift and scale (of the space, or of each feature)
     LeastSquares()     a matrix, or the nearest orthogonal one
     Affine()           a matrix and a shift
     InverseRelative()  the rows of the target that have the same relative codes
@@ -18,13 +18,13 @@ Fitted, each is a function of NumPy arrays, and gives a plain Keras layer that d
 
 import math
 import warnings
-from typing import Self
+from typing import Literal, Self
 
 import keras
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.relative.comparison import finite_rows, unit_rows
+from keras_lgg.relative.comparison import ROUNDING, finite_rows, unit_rows
 from keras_lgg.types import ArrayLike
 
 # A map of a larger condition number is warned of.
@@ -144,8 +144,15 @@ class Procrustes(Translator):
     scaled one by one are in general no rotation of each other any more. With fewer anchors, the
     rotation is known in the directions that they differ in, and arbitrary in the others.
 
+    Args:
+        scale: ``"space"``: one scale for a space, as above. ``"feature"``: one for each feature,
+            its standard deviation over the anchors (1 where they agree), as in [1]. A space whose
+            axes are permuted, and scaled and shifted one by one, is then recovered exactly. A
+            space that is turned is not: the result depends on the axes in which it is written.
+
     Raises:
-        ValueError: In `fit`, as the other translators, or if the anchors are all equal in a space.
+        ValueError: If ``scale`` is neither; in `fit`, as the other translators, or if the anchors
+            are all equal in a space.
 
     Example:
         >>> import numpy as np
@@ -158,11 +165,16 @@ class Procrustes(Translator):
     Reference: [1].
     """
 
+    def __init__(self, *, scale: Literal["space", "feature"] = "space") -> None:
+        checks.check_choice("scale", scale, ("space", "feature"))
+        self.scale = scale
+
     def _solve(self, source, target):
-        mean, spread, x = _standardized("source", source)
-        bias, target_spread, y = _standardized("target", target)
+        standardized = _standardized if self.scale == "space" else _standardized_features
+        mean, spread, x = standardized("source", source)
+        bias, target_spread, y = standardized("target", target)
         # Thin factors of the (d1, d2) product are those of the filled up one, without the zeros.
-        kernel = _nearest_orthogonal(x.T @ y) * (target_spread / spread)
+        kernel = _nearest_orthogonal(x.T @ y) * target_spread / np.reshape(spread, (-1, 1))
         return None, kernel, bias - mean @ kernel
 
 
@@ -273,14 +285,30 @@ class InverseRelative(Translator):
 
 def _standardized(argument, anchors):
     """Mean, root of the summed variance, and the anchors without both."""
-    if (anchors == anchors[:1]).all():
-        raise checks.invalid(argument, "anchors that differ", f"{len(anchors)} equal rows")
-    mean = anchors.mean(axis=0)
-    centred = anchors - mean
+    mean, centred = _centred(argument, anchors)
     peak = np.max(np.abs(centred))  # squares of very large or small numbers would be lost
     # The summed and not the mean variance: zeros that fill up a space do not change it.
     spread = peak * np.linalg.norm(centred / peak) / math.sqrt(len(anchors))
     return mean, spread, centred / spread
+
+
+def _standardized_features(argument, anchors):
+    """Means, standard deviations, and the anchors without both."""
+    mean, centred = _centred(argument, anchors)
+    peak = np.max(np.abs(centred), axis=0)
+    varies = peak > ROUNDING * np.finfo("float64").eps * np.max(np.abs(anchors), axis=0)
+    peak = np.where(varies, peak, 1.0)
+    deviations = np.sqrt(np.mean((centred / peak) ** 2, axis=0))
+    spread = np.where(varies, peak * deviations, 1.0)
+    return mean, spread, np.where(varies, centred / spread, 0.0)
+
+
+def _centred(argument, anchors):
+    """Mean, and the anchors without it."""
+    if (anchors == anchors[:1]).all():
+        raise checks.invalid(argument, "anchors that differ", f"{len(anchors)} equal rows")
+    mean = anchors.mean(axis=0)
+    return mean, anchors - mean
 
 
 def _nearest_orthogonal(matrix):

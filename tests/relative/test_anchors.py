@@ -74,6 +74,19 @@ class TestEachMethod:
     def test_may_need_the_number_of_samples_alone(self, method, x):
         np.testing.assert_array_equal(select(method, x), select(method))
 
+    @pytest.mark.parametrize("method", ["uniform", "stratified", "top_n"])
+    @pytest.mark.parametrize(
+        "x",
+        [
+            {"ids": np.zeros((N, 7), "int64"), "padding_mask": np.ones((N, 7))},
+            [np.zeros((N, 7)), np.zeros((N, 3, 2))],
+            (np.array(["a dog"] * N), np.array(["un chien"] * N)),
+        ],
+        ids=["dict", "list", "pair"],
+    )
+    def test_of_several_inputs(self, method, x):
+        np.testing.assert_array_equal(select(method, x), select(method))
+
     @pytest.mark.parametrize("method", BY_DIRECTION)
     def test_flattens(self, method):
         x = np.random.default_rng(5).normal(size=(N, 2, 3))
@@ -369,6 +382,18 @@ class TestErrors:
             ("best_aligned", {"other": OTHER[:-1]}, "`x` and `other`.*40.*39"),
             ("best_aligned", {"other": OTHER * np.inf}, "`other`.*finite"),
             ("best_aligned", {"other": OTHER[:, 0]}, r"`other`.*\(n, ...\).*shape \(40,\)"),
+            (
+                "uniform",
+                {"x": (["a"] * N, np.array(["b"] * 39))},
+                r"different samples.*Received: 40 in x\[0\] and 39 in x\[1\]",
+            ),
+            (
+                "uniform",
+                {"x": {"en": np.array(["a"] * N), "hi": np.array(["b"] * 39)}},
+                r"different samples.*translation.*40 in x\['en'\] and 39 in x\['hi'\]",
+            ),
+            ("fps", {"x": [X, X]}, r"`x`.*real numbers.*encoder.predict\(x\).*several inputs"),
+            ("kmeans", {"x": np.array(["a"] * N)}, r"`x`.*encoder.predict\(x\).*strings, <U1"),
             ("fps", {"x": X[:, 0]}, r"`x`.*\(n, ...\).*shape \(40,\)"),
             ("fps", {"x": X[:, :0]}, r"`x`.*\(n, ...\).*shape \(40, 0\)"),
             ("fps", {"x": X + 1j}, "`x`.*real numbers.*complex128"),

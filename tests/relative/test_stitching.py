@@ -187,6 +187,109 @@ class TestMatrix:
         assert len(orders) == 5
 
 
+class TestDifferentInputs:
+    """Two languages: the samples of one are an unknown linear map of those of the other."""
+
+    TRANSLATION = RNG.normal(size=(6, 4)).astype("float32")
+
+    def other_language(self, x):
+        return x @ self.TRANSLATION
+
+    def models(self, first=None, second=None, decoders=READOUTS):
+        """Encoders that map both languages to one space, up to a rotation and a scale."""
+        first, second = first or {"indices": INDICES}, second or {"indices": INDICES}
+        kernel = self.TRANSLATION.astype("float64") @ RNG.normal(size=(4, 6))
+        kernels = [kernel, 3 * np.linalg.lstsq(self.TRANSLATION, kernel, rcond=None)[0] @ ROTATION]
+        anchors = [X[INDICES], self.other_language(X)[INDICES]]
+        encoders = []
+        for kernel, own, options in zip(kernels, anchors, (first, second), strict=True):
+            layer = RelativeRepresentation(**{"anchors": own, **options}, encoder=linear(kernel))
+            encoders.append(keras.Sequential([keras.Input(kernel.shape[:1]), layer]))
+        self.kernels = kernels
+        return [(e, linear(r)) for e, r in zip(encoders, decoders, strict=False)]
+
+    def test_decoders_read_the_codes_of_the_other_language(self):
+        models, inputs = self.models(), [X, self.other_language(X)]
+        absolute = [(linear(k), linear(np.eye(6))) for k in self.kernels]
+        report = relative.stitching_matrix(
+            models, (None, X), "mse", inputs=inputs, absolute=absolute, batch_size=5
+        )
+        codes = codes_of(self.kernels[0])
+        np.testing.assert_allclose(report.relative, errors([codes, codes], READOUTS[:2]), rtol=1e-3)
+        spaces = [x @ k for x, k in zip(inputs, self.kernels, strict=True)]
+        expected = [[np.mean((z - X) ** 2)] * 2 for z in spaces]
+        np.testing.assert_allclose(report.absolute, expected, rtol=1e-3)
+
+    def test_inputs_that_are_the_same_need_no_indices(self):
+        models = pairs()
+        expected = relative.stitching_matrix(models, (X, X), "mse").relative
+        found = relative.stitching_matrix(models, (None, X), "mse", inputs=[X, X]).relative
+        np.testing.assert_array_equal(found, expected)
+
+    def test_several_inputs_of_one_encoder(self):
+        """One takes two arrays by name, the other one array."""
+        a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")
+        network = keras.Model({"a": a, "b": b}, linear(KERNELS[0])(layers.Add()([a, b])))
+        anchors = {"a": 2 * X[INDICES], "b": -X[INDICES]}
+        layer = RelativeRepresentation(anchors, encoder=network, indices=INDICES)
+        symbols = {name: keras.Input((6,), name=name) for name in "ab"}
+        first = keras.Model(symbols, layer(symbols))
+        second = encoder(KERNELS[1], indices=INDICES)
+        models = [(first, linear(READOUTS[0])), (second, linear(READOUTS[1]))]
+        x = {"a": 2 * X, "b": -X}
+        report = relative.stitching_matrix(models, (None, X), "mse", inputs=[x, X])
+        expected = errors([codes_of(k) for k in KERNELS[:2]], READOUTS[:2])
+        np.testing.assert_allclose(report.relative, expected, rtol=1e-3)
+        stitched = relative.stitch(first, models[1][1])
+        found = stitched.predict(x, verbose=0)
+        np.testing.assert_allclose(found, codes_of(KERNELS[0]) @ READOUTS[1], rtol=1e-3, atol=1e-4)
+
+    def paired(self, first=None, second=None, inputs=None, data=(None, X)):
+        inputs = [X, self.other_language(X)] if inputs is None else inputs
+        return relative.stitching_matrix(self.models(first, second), data, "mse", inputs=inputs)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"inputs": [X, X[:9, :4]]},
+                r"do not pair.*sentence and its translation.*'inputs\[0\]': 14, 'inputs\[1\]': 9",
+            ),
+            ({"inputs": [X[:9], X[:9, :4]]}, "`inputs` and `y`.*9 in `inputs` and 14 in `y`"),
+            ({"inputs": [X]}, "`inputs`.*each of the 2 encoders.*1 of them"),
+            ({"inputs": X}, "`inputs`.*each of the 2 encoders.*ndarray"),
+            ({"data": (X, X)}, r"`data`.*\(None, y\) where `inputs`.*an x, too"),
+            (
+                {"second": {"indices": [INDICES[i] for i in (0, 2, 1, 3, 4)]}},
+                "different anchors.*indices that differ.*in another order",
+            ),
+            (
+                {"second": {"indices": [0, 4, 5, 8, 11]}},
+                r"different anchors.*indices that differ \(others\)",
+            ),
+            (
+                {"first": {"name": "a"}, "second": {"name": "b"}},
+                r"Nobody can tell whether the anchors.*layers without indices.*select_anchors",
+            ),
+        ],
+    )
+    def test_what_does_not_pair(self, options, message):
+        with pytest.raises(ValueError, match=f"(?s){message}"):
+            self.paired(**options)
+
+    def test_ids_beyond_the_vocabulary(self):
+        def of_ids():
+            words = [keras.Input((3,), dtype="int32"), layers.Embedding(7, 2), layers.Flatten()]
+            ids = np.arange(15).reshape(5, 3) % 7
+            codes = RelativeRepresentation(ids, encoder=keras.Sequential(words))
+            return keras.Sequential([keras.Input((3,), dtype="int32"), codes]), linear(READOUTS[0])
+
+        with pytest.raises(ValueError, match=r"(?s)ids in x are beyond.*\[0, 7\).*from 0 to 7"):
+            relative.stitching_matrix(
+                [of_ids(), of_ids()], (np.arange(8).repeat(3).reshape(8, 3), X[:8]), "mse"
+            )
+
+
 class TestReport:
     RELATIVE = np.array([[1.0, 5.0, 6.0], [7.0, 2.0, 8.0], [9.0, 13.0, 6.0]])
 

@@ -10,6 +10,7 @@ from keras_lgg.relative.translation import Affine, InverseRelative, LeastSquares
 
 ALL = {
     "procrustes": Procrustes,
+    "procrustes-feature": lambda: Procrustes(scale="feature"),
     "least-squares": LeastSquares,
     "orthogonal": lambda: LeastSquares(orthogonal=True),
     "affine": Affine,
@@ -48,7 +49,7 @@ def apart(found, expected):
 
 
 class TestEveryTranslator:
-    @EVERY
+    @pytest.mark.parametrize("name", [name for name in ALL if name != "procrustes-feature"])
     def test_recovers_the_directions_of_a_rotated_and_scaled_copy(self, name):
         x, q = normal(200, 6), 3 * rotation(6)
         translate = ALL[name]().fit(x[:50], x[:50] @ q)
@@ -105,6 +106,56 @@ class TestEveryTranslator:
         expected = ALL[name]().fit(normal(20, 3), normal(20, 2, seed=1))
         new = normal(5, 3, seed=2)
         np.testing.assert_array_equal(translate(new), expected(new))
+
+
+def permutation(d, seed=3):
+    return np.eye(d)[np.random.default_rng(seed).permutation(d)]
+
+
+class TestProcrustesByFeature:
+    def test_recovers_axes_that_were_permuted_scaled_and_shifted_one_by_one(self):
+        d = 6
+        x = normal(40, d) * np.geomspace(0.1, 10, d) + 7
+        kernel = permutation(d) * np.array([0.01, -3, 1, 20, -0.5, 100])
+        shift = normal(d, seed=4)
+        translate = Procrustes(scale="feature").fit(x, x @ kernel + shift)
+        new = normal(9, d, seed=5)
+        np.testing.assert_allclose(translate(new), new @ kernel + shift, rtol=1e-8, atol=1e-8)
+        # One scale for all features cannot do that.
+        assert mean_cosine(Procrustes().fit(x, x @ kernel)(new), new @ kernel) < 0.99
+
+    def test_does_not_recover_a_rotation(self):
+        x, q = normal(60, 5) * np.linspace(0.2, 3, 5), rotation(5)
+        assert apart(Procrustes().fit(x, x @ q)(x), x @ q) < 1e-8
+        assert apart(Procrustes(scale="feature").fit(x, x @ q)(x), x @ q) > 0.1
+
+    @pytest.mark.parametrize(("p", "q"), [(5, 5), (3, 6), (6, 3)])
+    def test_against_padding(self, p, q):
+        """The form of [1]: standardised features, the narrower space filled up with zeros."""
+        x, y = normal(30, p) + 1, normal(30, q, seed=1) - 2
+        y[:, :3] += x[:, :3]
+        d, new = max(p, q), normal(7, p, seed=2)
+
+        def standard(z, by):
+            z = (z - by.mean(axis=0)) / np.sqrt(np.mean((by - by.mean(axis=0)) ** 2, axis=0))
+            return np.pad(z, ((0, 0), (0, d - z.shape[1])))
+
+        u, _, v = np.linalg.svd(standard(x, x).T @ standard(y, y))
+        expected = (standard(new, x) @ u @ v)[:, :q] * y.std(axis=0) + y.mean(axis=0)
+        found = Procrustes(scale="feature").fit(x, y)(new)
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+
+    def test_features_on_which_the_anchors_agree_keep_their_scale(self):
+        x, y = normal(30, 3), normal(30, 3, seed=1)
+        x[:, 1], y[:, 2] = 1e6 / 3, 0.1
+        translate = Procrustes(scale="feature").fit(x, y)
+        assert np.isfinite(translate.kernel).all()
+        np.testing.assert_allclose(translate(x)[:, 2], 0.1, atol=1e-9)
+        assert np.abs(translate.kernel).max() < 3  # and not the inverse of a rounding
+
+    def test_unknown_scales(self):
+        with pytest.raises(ValueError, match=r"`scale`.*'space', 'feature'.*'features'"):
+            Procrustes(scale="features")
 
 
 class TestProcrustes:
@@ -404,7 +455,7 @@ class TestLayers:
         parts = layer.layers if isinstance(layer, keras.Sequential) else [layer]
         assert all(type(part).__module__.startswith("keras.") for part in parts)
         assert isinstance(parts[-1], keras.layers.Dense)
-        has_shift = name in ("procrustes", "affine", "relative-centred", "relative-both")
+        has_shift = name.startswith(("procrustes", "affine", "relative-centred", "relative-both"))
         assert len(layer.trainable_variables) == (2 if has_shift else 1)
 
     @EVERY
@@ -463,8 +514,10 @@ class TestErrors:
     @pytest.mark.parametrize("argument", ["source", "target"])
     def test_of_equal_anchors(self, argument):
         pair = {"source": self.X, "target": self.X, argument: np.full((20, 4), 0.1)}
-        with pytest.raises(ValueError, match=rf"`{argument}`.*anchors that differ.*20 equal rows"):
-            Procrustes().fit(**pair)
+        for scale in ("space", "feature"):
+            message = rf"`{argument}`.*anchors that differ.*20 equal rows"
+            with pytest.raises(ValueError, match=message):
+                Procrustes(scale=scale).fit(**pair)
 
     def test_options_are_keyword_only(self):
         for call in (lambda: LeastSquares(True), lambda: InverseRelative(True)):
@@ -478,7 +531,7 @@ def test_no_other_warning_comes_from_degenerate_anchors():
         for anchors in (np.zeros((5, 3)), np.ones((5, 3))):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*condition number of", UserWarning)
-                if name == "procrustes":
+                if name.startswith("procrustes"):  # see test_of_equal_anchors
                     continue
                 found = translator().fit(anchors, anchors)(normal(4, 3))
             assert np.isfinite(found).all()

@@ -22,6 +22,10 @@ LIMITS = {
         "jax": "Of Keras's exports, those from TensorFlow are tested",
         "torch": "Of Keras's exports, those from TensorFlow are tested",
     },
+    "texts as inputs of an encoder": {
+        "jax": "JAX has no strings: a tokenizer stands before the model there",
+        "torch": "PyTorch has no strings: a tokenizer stands before the model there",
+    },
     "several devices, `tf.distribute.MirroredStrategy`": {
         "jax": "It is a strategy of TensorFlow; on JAX there is keras.distribution",
         "torch": ONE_DEVICE,
