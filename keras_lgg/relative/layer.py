@@ -234,9 +234,10 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def _add_state(self, name, shape, dtype):
         # Where nothing is loaded into a layer made from its config, its codes must not look right.
+        missing = "nan" if dtype.startswith(("float", "bfloat")) else 0
         return self.add_weight(
             shape=tuple(shape),
-            initializer=stored.initializer(dtype),
+            initializer=keras.initializers.Constant(float(missing)),
             trainable=False,
             dtype=dtype,
             autocast=False,

@@ -1,7 +1,7 @@
 """Inputs of an encoder as weights: numbers as they are, strings as their bytes.
 
-A weight that nothing was loaded into is not taken for anchors: floats are NaN then, and integers
-the value that they can hardly have, in every place.
+A weight that nothing was loaded into is not taken for anchors: floats are NaN then, and integers 0
+in every place, which no anchors are that tell samples apart.
 """
 
 import functools
@@ -34,36 +34,17 @@ def plain(structure):
     return structure
 
 
-def unloaded(dtype):
-    """What a weight of a dtype holds before anything is loaded into it."""
-    if dtype.startswith(("float", "bfloat")):
-        return float("nan")
-    if dtype == "bool":
-        return False
-    limits = np.iinfo(dtype)
-    return limits.min if limits.min else limits.max
-
-
-def initializer(dtype):
-    """A Keras initializer of `unloaded`."""
-    value = unloaded(dtype)
-    return lambda shape, dtype=None: ops.convert_to_tensor(np.full(shape, value), dtype=dtype)
-
-
 def read(variables, dtypes):
     """The inputs as the encoder takes them, and NaN if none were ever loaded, else 0."""
     variables, dtypes = plain(variables), plain(dtypes)
     leaves = [x.value for x in keras.tree.flatten(variables)]
     missing = functools.reduce(ops.logical_and, map(_is_missing, leaves))
-    inputs = []
-    for x, dtype in zip(leaves, keras.tree.flatten(dtypes), strict=True):
-        if not _is_float(x):  # for what is no id would be refused, and not by us
-            x = ops.where(missing, ops.zeros_like(x), x)
-        inputs.append(text_of(x) if dtype == TEXT else x)
-    return (
-        keras.tree.pack_sequence_as(variables, inputs),
-        ops.where(missing, float("nan"), 0.0),
-    )
+    inputs = [
+        text_of(x) if dtype == TEXT else x
+        for x, dtype in zip(leaves, keras.tree.flatten(dtypes), strict=True)
+    ]
+    structure = keras.tree.pack_sequence_as(variables, inputs)
+    return structure, ops.where(missing, float("nan"), 0.0)
 
 
 def bytes_of(strings):
@@ -126,12 +107,7 @@ def _dtype_of(x, float_dtype):
     return "int32"
 
 
-def _is_float(x):
-    return keras.backend.standardize_dtype(x.dtype).startswith(("float", "bfloat"))
-
-
 def _is_missing(x):
-    if _is_float(x):
+    if keras.backend.standardize_dtype(x.dtype).startswith(("float", "bfloat")):
         return ops.isnan(ops.reshape(x, (-1,))[0])
-    value = unloaded(keras.backend.standardize_dtype(x.dtype))
-    return ops.all(ops.equal(x, ops.cast(value, x.dtype)))
+    return ops.logical_not(ops.any(ops.not_equal(x, ops.zeros_like(x))))
