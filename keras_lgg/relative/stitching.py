@@ -252,7 +252,14 @@ def _codes(encoder, x, batch_size):
     # The anchors are encoded once, and not with each batch.
     if layers_of(encoder, RelativeRepresentation):
         encoder = with_fixed_anchors(encoder)
-    return np.asarray(encoder.predict(for_model(x), batch_size=batch_size, verbose=0))
+    codes = np.asarray(encoder.predict(for_model(x), batch_size=batch_size, verbose=0))
+    if not np.isfinite(codes).all():
+        raise ValueError(
+            f"The codes of the encoder '{encoder.name}' are not finite. Expected numbers. "
+            "Received: NaN or infinite values. Look whether its inputs are what it was trained "
+            "with, such as ids of its own tokenizer, and whether its weights were loaded."
+        )
+    return codes
 
 
 def _decoded(decoder, codes, batch_size):

@@ -277,6 +277,12 @@ class TestDifferentInputs:
         with pytest.raises(ValueError, match=f"(?s){message}"):
             self.paired(**options)
 
+    def test_codes_that_are_not_finite(self):
+        models = pairs(make=holding)
+        broken = linear(np.full((6, 5), np.inf))
+        with pytest.raises(ValueError, match=r"(?s)codes of the encoder.*not finite.*tokenizer"):
+            relative.stitching_matrix([models[0], (broken, models[1][1])], (X, X), "mse")
+
     def test_ids_beyond_the_vocabulary(self):
         def of_ids():
             words = [keras.Input((3,), dtype="int32"), layers.Embedding(7, 2), layers.Flatten()]
