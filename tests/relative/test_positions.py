@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from autodiff import BACKEND, FEW_MODES, to_numpy, value, value_and_grads
+from autodiff import ALL_MODES, BACKEND, to_numpy, value, value_and_grads
 from backends import FLOAT64
 from keras import layers, ops
 
@@ -154,7 +154,7 @@ class TestPositionByPosition:
         with pytest.raises(ValueError, match=r"different spaces.*width 18.*width 15"):
             layer(TABLE[padded(SAMPLES, 6)])
 
-    @pytest.mark.parametrize("mode", FEW_MODES)
+    @pytest.mark.parametrize("mode", ALL_MODES)
     def test_open_lengths(self, mode):
         layer = held(padded(ANCHORS, 5), similarity=["cosine", "inner", "l1"])
 
