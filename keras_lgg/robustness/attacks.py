@@ -96,7 +96,10 @@ class FGSM(_Attack):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PGD(_Attack):
-    """Steps along the gradient, projected on a ball around the image and on [0, 1].
+    """Steps along the gradient, clipped to [0, 1] and projected on a ball around the image.
+
+    In this order, as ART has it [2]: what the clipping takes leaves the others more of the radius.
+    The image is in [0, 1], and so is all that lies between it and the clipped point.
 
     Args:
         epsilons: Radii of the ball, in pixels of [0, 1].
@@ -116,8 +119,9 @@ class PGD(_Attack):
         >>> robustness.PGD(epsilons=(8 / 255,), steps=20).name
         'PGD L-inf'
 
-    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks",
-    ICLR 2018, https://arxiv.org/abs/1706.06083
+    References: Madry et al., "Towards deep learning models resistant to adversarial attacks",
+    ICLR 2018, https://arxiv.org/abs/1706.06083; [2] Nicolae et al., "Adversarial Robustness Toolbox
+    v1.0.0", 2018, https://arxiv.org/abs/1807.01069
     """
 
     epsilons: Sequence[float]
@@ -149,8 +153,9 @@ class PGD(_Attack):
         x = np.clip(images + start, 0, 1).astype("float32")
         for _ in range(self.steps):
             move = step * self._direction(network.loss_gradient(x, labels))
-            # Clipping to [0, 1], where the image is, only brings the point nearer to it.
-            x = np.clip(images + self._project(x + move - images, severity), 0, 1)
+            clipped = np.clip(x + move, 0, 1)
+            # The second clipping is of what rounding may add.
+            x = np.clip(images + self._project(clipped - images, severity), 0, 1)
             x = x.astype("float32")
         return x
 

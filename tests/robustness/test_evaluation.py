@@ -210,6 +210,32 @@ def test_pgd_steps_by_hand(norm):
     assert len(seen) == 25
 
 
+def test_pgd_clips_and_then_projects_by_hand():
+    # A step of (-0.3, 0.3) from (0.1, 0.4) ends at (0, 0.7) in the pixels: (-0.1, 0.3) from the
+    # image, along which the ball of radius 0.25 ends. To project first would end at (-0.1, 0.177).
+    x, labels = np.array([[0.1, 0.4]], "float32"), np.array([0])
+    size, radius = 0.3 * math.sqrt(2), 0.25
+    attack = PGD(epsilons=(radius,), norm="l2", steps=1, step_size=size, random_start=False)
+    moved = attack.attack(classifiers.Network(linear()), x, labels, radius, 0)
+    change = np.array([[-0.1, 0.3]]) * radius / math.hypot(0.1, 0.3)
+    np.testing.assert_allclose(moved, x + change, atol=1e-6)
+
+
+@needs("art")
+@pytest.mark.filterwarnings("ignore:PyTorch not found")
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_that_of_art(norm):
+    evasion = pytest.importorskip("art.attacks.evasion")
+    model = mlp()
+    x, labels = dataset(model, 12)  # with pixels at 0 and 1
+    given = {"eps": 0.9, "eps_step": 0.4, "max_iter": 4, "norm": 2 if norm == "l2" else np.inf}
+    art = evasion.ProjectedGradientDescentNumpy(art_estimator(model), verbose=False, **given)
+    expected = art.generate(x, np.eye(CLASSES)[labels])
+    attack = PGD(epsilons=(0.9,), norm=norm, steps=4, step_size=0.4, random_start=False)
+    moved = attack.attack(classifiers.Network(model), x, labels, 0.9, 0)
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
 def test_pgd_starts_all_over_its_ball():
     x = np.full((500, 2, 2, 1), 0.5, "float32")
     for norm in ("linf", "l2"):
