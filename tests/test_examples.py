@@ -13,7 +13,7 @@ import common
 import networks
 from autodiff import BACKEND
 
-from keras_lgg.robustness.perturbations import DataPerturbation
+from keras_lgg.robustness import DataPerturbation
 
 # An example is Keras code that any backend runs; to run each on all would double the suite's time.
 pytestmark = pytest.mark.ci

@@ -1,4 +1,4 @@
-"""How well a trained classifier stands noise, corruptions, attacks and faults.
+"""How well a trained classifier stands noise, corruptions, attacks, faults and typos.
 
 `evaluate` takes a model, data and a list of perturbations, and gives a table of accuracies::
 
@@ -24,16 +24,22 @@ from keras_lgg.robustness.corruptions import (
 )
 from keras_lgg.robustness.evaluation import evaluate, mean_corruption_error
 from keras_lgg.robustness.faults import DroppedUnits, QuantizedWeights
+from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
+from keras_lgg.robustness.texts import DroppedTokens, Typos
 
 __all__ = [
     "FGSM",
     "PGD",
     "ArtAttack",
     "CommonCorruption",
+    "DataPerturbation",
+    "DroppedTokens",
     "DroppedUnits",
     "GaussianNoise",
+    "ModelPerturbation",
     "QuantizedWeights",
     "ReadyMadeCorruption",
+    "Typos",
     "common_corruptions",
     "evaluate",
     "input_gradient",

@@ -25,6 +25,8 @@ from keras_lgg.robustness.perturbations import (
 
 
 class _Attack(ModelPerturbation):
+    takes = ("pixels",)
+
     # Any: a subclass has `severities`, as a field or as a property, and `attack`.
     def outputs(
         self: Any, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int

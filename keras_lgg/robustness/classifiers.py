@@ -9,11 +9,12 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.graphs.arrays import REPRESENTATIONS, host_array
+from keras_lgg.robustness.inputs import arrays, each, filled, rows
 from keras_lgg.types import ArrayLike
 
 
 class Network:
-    """A classifier at inference, compiled once, from NumPy pixels to NumPy outputs."""
+    """A classifier at inference, compiled once, from NumPy inputs to NumPy outputs."""
 
     def __init__(self, model, *, from_logits=True, batch_size=256):
         if not isinstance(model, keras.Model) or not model.built:
@@ -24,9 +25,9 @@ class Network:
         self.batch_size = batch_size
         self._forward, self._gradient_of = _COMPILERS[keras.backend.backend()](model)
 
-    def outputs(self, images):
-        """Outputs of shape (n, classes), in float32, for images of shape (n, ...)."""
-        return self._in_batches(self._forward, images).astype("float32")
+    def outputs(self, inputs):
+        """Outputs of shape (n, classes), in float32, for an array or several, of shape (n, ...)."""
+        return self._in_batches(self._forward, inputs).astype("float32")
 
     def loss_gradient(self, images, labels):
         """Gradient of the summed cross-entropy to the pixels, of the shape of the images."""
@@ -44,15 +45,14 @@ class Network:
     def _output_gradient(self):
         return self._gradient_of(_chosen)
 
-    def _in_batches(self, function, *arrays):
+    def _in_batches(self, function, inputs, *targets):
         """One compiled shape for full batches; a last one is filled up to a power of 2."""
-        results = []
-        for start in range(0, len(arrays[0]), self.batch_size):
-            batch = [array[start : start + self.batch_size] for array in arrays]
-            n = len(batch[0])
+        results, total = [], len(arrays(inputs)[0])
+        for start in range(0, total, self.batch_size):
+            n = min(self.batch_size, total - start)
             size = min(self.batch_size, 1 << (n - 1).bit_length())
-            filled = [np.concatenate([part, np.repeat(part[:1], size - n, 0)]) for part in batch]
-            results.append(ops.convert_to_numpy(function(*filled))[:n])
+            parts = [filled(rows(x, start, start + n), size) for x in (inputs, *targets)]
+            results.append(ops.convert_to_numpy(function(*parts))[:n])
         return np.concatenate(results)
 
 
@@ -147,7 +147,7 @@ def _compile_tensorflow(model):
         return lambda x, target: gradient(tf.constant(x), tf.constant(target))
 
     forward = tf.function(lambda x: _in_float32(model(x, training=False)), reduce_retracing=True)
-    return lambda x: forward(tf.constant(x)), gradient_of
+    return lambda x: forward(each(tf.constant, x)), gradient_of
 
 
 def _compile_jax(model):
@@ -174,7 +174,7 @@ def _compile_torch(model):
 
     def forward(x):
         with torch.no_grad():
-            return _in_float32(model(ops.convert_to_tensor(x), training=False))
+            return _in_float32(model(each(ops.convert_to_tensor, x), training=False))
 
     def gradient_of(objective):
         def gradient(x, target):

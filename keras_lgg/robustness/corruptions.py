@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.robustness.inputs import checked_data
 from keras_lgg.robustness.perturbations import (
     DataPerturbation,
     at_snr,
-    checked_data,
     global_random_states,
     sample_rng,
     store_numbers,
@@ -45,6 +45,8 @@ class GaussianNoise(DataPerturbation):
     """
 
     snr: Sequence[float] = (30, 25, 20, 15, 10)
+
+    takes = ("pixels",)
 
     def __post_init__(self) -> None:
         store_numbers(self, "snr", math.isfinite, "finite numbers of dB")
@@ -95,6 +97,8 @@ class CommonCorruption(DataPerturbation):
     name: str
     _: dataclasses.KW_ONLY
     severities: Sequence[int] = (1, 2, 3, 4, 5)
+
+    takes = ("pixels",)
 
     def __post_init__(self) -> None:
         package = checks.require("imagecorruptions", "robustness")
@@ -193,6 +197,8 @@ class ReadyMadeCorruption(DataPerturbation):
     _: dataclasses.KW_ONLY
     severities: Sequence[int] | None = None
     data_dir: PathLike | None = None
+
+    takes = ("pixels",)
 
     def __post_init__(self) -> None:
         checks.check_choice("corruption", self.corruption, _corruption_types(self.dataset))

@@ -2,14 +2,16 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lgg import checks
 from keras_lgg.robustness.classifiers import Network, unchanged
-from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation, checked_data
+from keras_lgg.robustness.inputs import KINDS, checked_data, kind_of, tokenized
+from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
 from keras_lgg.types import ArrayLike, DataFrame, Series
 
 _MODEL, _BASELINE = "model", "baseline"
@@ -17,10 +19,11 @@ _MODEL, _BASELINE = "model", "baseline"
 
 def evaluate(
     model: keras.Model | Mapping[str, keras.Model],
-    data: tuple[ArrayLike, ArrayLike],
+    data: tuple[ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike], ArrayLike],
     perturbations: Iterable[DataPerturbation | ModelPerturbation],
     *,
     baseline: keras.Model | str | None = None,
+    tokenizer: Callable[[np.ndarray], Any] | None = None,
     from_logits: bool = True,
     seed: int = 0,
     batch_size: int = 256,
@@ -34,22 +37,29 @@ def evaluate(
     (`ArtAttack` draws for all samples together.)
 
     Args:
-        model: Keras model from float32 pixels in [0, 1] to ``(n, classes)``, or a dict of such
-            models by name: then noise, corruptions and ready-made sets are made once for all of
-            them. Where a network wants normalised input, put the normalisation in front:
+        model: Keras model from its inputs, such as float32 pixels in [0, 1], to ``(n, classes)``,
+            or a dict of such models by name: then what changes the data alone is made once for all
+            of them. Where a network wants normalised input, put the normalisation in front:
             ``keras.Sequential([keras.Input(shape), normalization, network])``. Layers inside are
             then named by path (``"network/block1"``).
-        data: Pair of images, of shape ``(n, ...)``, uint8 in [0, 255] or floats in [0, 1], and
-            integer labels, of shape ``(n,)`` or ``(n, 1)``.
+        data: Pair of inputs and integer labels, of shape ``(n,)`` or ``(n, 1)``. The inputs are
+
+            * images, of shape ``(n, ...)``, uint8 in [0, 255] or floats in [0, 1]; or
+            * token ids, of shape ``(n, T)``, of an integer dtype other than uint8; or
+            * texts, ``n`` of them, as strings; or
+            * a dict or list of arrays of shape ``(n, ...)``, which the model gets as they are, for
+              perturbations that need no pixels.
         perturbations: Perturbations of `keras_lgg.robustness`, of different names.
         baseline: A further model to compare with or, with a dict, the name of one in it.
+        tokenizer: Function from a NumPy array of texts to what the models take, an array or a dict
+            or list of arrays, such as a `keras.layers.TextVectorization`; needed for texts.
         from_logits: Whether the models give logits, rather than probabilities.
         seed: Integer of at least 0.
-        batch_size: Number of images at a time.
+        batch_size: Number of samples at a time.
         progress: Whether to show a progress bar.
 
     Returns:
-        A pandas DataFrame of one row for the clean images (perturbation "clean"), then one a
+        A pandas DataFrame of one row for the clean data (perturbation "clean"), then one a
         perturbation and severity, with the columns
 
         * ``model`` (only with a dict), ``perturbation``: names;
@@ -62,8 +72,8 @@ def evaluate(
           no error, NaN where neither makes one.
 
     Raises:
-        ValueError: If an argument is not as above, two perturbations share a name, or
-            ``from_logits`` contradicts the outputs.
+        ValueError: If an argument is not as above, two perturbations share a name, a perturbation
+            does not take the inputs, or ``from_logits`` contradicts the outputs.
         ImportError: If a package is missing; the message names the extra that brings it.
 
     Example:
@@ -86,7 +96,9 @@ def evaluate(
     pandas = checks.require("pandas", "robustness")
     models, baseline_name = _named_models(model, baseline)
     checked = _checked_perturbations(perturbations)
-    images, labels = checked_data(data)
+    inputs, labels = checked_data(data)
+    _check_kinds(checked, inputs, tokenizer, models)
+    taken = _taken(inputs, tokenizer)
     checks.check_positive_integer("batch_size", batch_size)
     checks.check_seed(seed)
     networks = {
@@ -107,11 +119,19 @@ def evaluate(
         for each in models.values():
             stack.enter_context(unchanged(each))
         for name, network in networks.items():
-            outputs = network.outputs(images)
+            outputs = network.outputs(taken)
             _check_outputs(name, outputs, from_logits)
             record(name, outputs, labels)
         for perturbation in checked:
-            _run(perturbation, networks, images, labels, seed, record)
+            if isinstance(perturbation, ModelPerturbation):
+                for name, network in networks.items():
+                    for outputs in perturbation.outputs(network, taken, labels, seed=seed):
+                        record(name, outputs, labels)
+                continue
+            for changed, its_labels in perturbation.data(inputs, labels, seed=seed):
+                taken_then = _taken(changed, tokenizer)
+                for name, network in networks.items():
+                    record(name, network.outputs(taken_then), its_labels)
 
     rows = [("clean", math.nan), *((p.name, s) for p in checked for s in p.severities)]
     tables = {
@@ -234,15 +254,28 @@ def _progress_bar(steps):
     return keras.utils.Progbar(steps, unit_name="severity")
 
 
-def _run(perturbation, networks, images, labels, seed, record):
-    if isinstance(perturbation, DataPerturbation):
-        for changed, its_labels in perturbation.data(images, labels, seed=seed):
-            for name, network in networks.items():
-                record(name, network.outputs(changed), its_labels)
-    else:
-        for name, network in networks.items():
-            for outputs in perturbation.outputs(network, images, labels, seed=seed):
-                record(name, outputs, labels)
+def _check_kinds(perturbations, inputs, tokenizer, models):
+    """Raise where the inputs are not for a perturbation, for the tokenizer or for the models."""
+    kind = kind_of(inputs)
+    for each in perturbations:
+        if kind not in each.takes:
+            taken = " or ".join(KINDS[k] for k in each.takes)
+            raise checks.invalid(
+                "perturbations", f"those that take {KINDS[kind]}", f"'{each.name}', of {taken}"
+            )
+    if (tokenizer is None) == (kind == "texts"):
+        expected = "a function from texts to what the model takes, with texts as data"
+        raise checks.invalid("tokenizer", expected, f"{tokenizer!r}, and {KINDS[kind]} as data")
+    for name, model in models.items():
+        for given in getattr(model, "inputs", None) or []:
+            if kind == "pixels" and not keras.backend.is_float_dtype(given.dtype):
+                expected = f"token ids of int32, as the model '{name}' takes {given.dtype}"
+                raise checks.invalid("data", expected, "uint8 or floats, which are read as pixels")
+
+
+def _taken(inputs, tokenizer):
+    """What the models take."""
+    return tokenized(inputs, tokenizer) if kind_of(inputs) == "texts" else inputs
 
 
 def _table(pandas, rows, accuracies, baseline):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.robustness.classifiers import Network, unchanged
+from keras_lgg.robustness.inputs import arrays, filled, rows
 from keras_lgg.robustness.perturbations import ModelPerturbation, sample_rng, store_numbers
 from keras_lgg.training.taps import EditedModel, TappedModel
 
@@ -57,10 +59,10 @@ class DroppedUnits(ModelPerturbation):
         return self.rates
 
     def outputs(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+        self, network: Network, inputs: Any, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
-        _, taps = TappedModel(network.model, self.taps)(images[:1])
-        size = network.batch_size
+        _, taps = TappedModel(network.model, self.taps)(rows(inputs, 0, 1))
+        size, total = network.batch_size, len(arrays(inputs)[0])
         masks = {path: _Mask((size, *taps[path].shape[1:])) for path in self.taps}
         faulty = Network(EditedModel(network.model, masks), batch_size=size)
         for rate in self.rates:
@@ -68,12 +70,11 @@ class DroppedUnits(ModelPerturbation):
                 # At a rate of 1 nothing is kept that could be scaled.
                 mask.scale.assign(1 / (1 - rate) if self.rescale and rate < 1 else 1.0)
             results = []
-            for start in range(0, len(images), size):
-                batch = images[start : start + size]
+            for start in range(0, total, size):
+                batch = rows(inputs, start, start + size)
                 for path, mask in masks.items():
                     mask.draw(seed, f"{self.name} {path}", rate, start)
-                filled = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
-                results.append(faulty.outputs(filled)[: len(batch)])
+                results.append(faulty.outputs(filled(batch, size))[: total - start])
             yield np.concatenate(results)
 
 
@@ -135,7 +136,7 @@ class QuantizedWeights(ModelPerturbation):
         return self.bits
 
     def outputs(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, *, seed: int
+        self, network: Network, inputs: Any, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
         weights = network.model.trainable_weights
         if not weights:
@@ -147,7 +148,7 @@ class QuantizedWeights(ModelPerturbation):
             with unchanged(network.model):
                 for weight in weights:
                     weight.assign(_quantized(ops.convert_to_numpy(weight), 2 ** int(bits)))
-                outputs = network.outputs(images)
+                outputs = network.outputs(inputs)
             yield outputs
 
 

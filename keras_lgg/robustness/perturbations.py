@@ -5,28 +5,71 @@ import math
 import numbers
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.graphs.arrays import host_array
+from keras_lgg.robustness.inputs import KINDS
 
 
 class DataPerturbation:
-    """What changes the data alone, and so serves all models.
+    """What changes the data alone, and so serves all models: the base of one's own.
 
-    A subclass has a ``name``, its ``severities``, and ``data(images, labels, *, seed)``, which
-    yields images, float32 in [0, 1], and labels at each severity.
+    A subclass has a ``name``, its ``severities``, and ``data(inputs, labels, *, seed)``, which
+    yields inputs and labels at each severity. ``takes`` says of what kinds its inputs are:
+    ``"pixels"`` (images, float32 in [0, 1]), ``"ids"`` (token ids, integers of shape (n, T)),
+    ``"texts"`` (an array of ``str``, of shape (n,)), ``"several"`` (a dict or list of arrays); any
+    of them by default. `evaluate` refuses others.
+
+    Example:
+        >>> from keras_lgg import robustness
+        >>> class Darker(robustness.DataPerturbation):
+        ...     name, severities, takes = "darker", (0.5, 0.25), ("pixels",)
+        ...
+        ...     def data(self, inputs, labels, *, seed):
+        ...         for share in self.severities:
+        ...             yield share * inputs, labels
     """
+
+    name: Any
+    severities: Any
+    takes: ClassVar[tuple[str, ...]] = tuple(KINDS)
+
+    def data(
+        self, inputs: Any, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Inputs and labels at each severity, which a subclass yields."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `data`.")
 
 
 class ModelPerturbation:
-    """What must be computed for each model by itself.
+    """What must be computed for each model by itself: the base of one's own.
 
-    A subclass has a ``name``, its ``severities``, and ``outputs(network, images, labels, *,
-    seed)``, which yields the outputs of the network at each severity.
+    A subclass has a ``name``, its ``severities``, and ``outputs(network, inputs, labels, *,
+    seed)``, which yields the outputs at each severity, of shape (n, classes). Those of the model,
+    ``network.model``, are ``network.outputs(inputs)``. ``takes`` is as of `DataPerturbation`.
+
+    Example:
+        >>> from keras_lgg import robustness
+        >>> class Rounded(robustness.ModelPerturbation):
+        ...     name, severities = "rounded outputs", (0, 1)
+        ...
+        ...     def outputs(self, network, inputs, labels, *, seed):
+        ...         for digits in self.severities:
+        ...             yield network.outputs(inputs).round(digits)
     """
+
+    name: Any
+    severities: Any
+    takes: ClassVar[tuple[str, ...]] = tuple(KINDS)
+
+    def outputs(
+        self, network: Any, inputs: Any, labels: np.ndarray, *, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Outputs at each severity, which a subclass yields."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `outputs`.")
 
 
 def store_numbers(perturbation, argument, is_valid, expected):
@@ -70,23 +113,6 @@ def unit(x):
     """The samples of ``x`` at length 1; those of length 0 stay."""
     length = norms(x)
     return x / np.where(length > 0, length, 1)
-
-
-def checked_data(data):
-    """The images, float32 in [0, 1], and the labels, of shape (n,)."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise checks.invalid("data", "a pair (images, labels)", type(data).__name__)
-    images = host_array("data", data[0], "images of shape (n, ...)")
-    labels = host_array("data", data[1], "integer labels of shape (n,)")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        received = f"labels of {labels.dtype} and of shape {labels.shape}"
-        raise checks.invalid("data", "integer labels of shape (n,)", received)
-    if images.ndim < 2 or len(images) != len(labels) or images.size == 0:
-        received = f"{images.shape} images and {len(labels)} labels"
-        raise checks.invalid("data", "images of shape (n, ...), and a label for each", received)
-    return checks.unit_pixels("data", images), labels
 
 
 @contextlib.contextmanager
