@@ -38,8 +38,33 @@ def training_models_of(variable):
 
 
 def symbolic_outputs(function, *inputs):
-    """What a function of backend tensors returns for symbolic inputs, run in no graph."""
-    return keras.src.backend.compute_output_spec(function, *inputs)
+    """What a function of backend tensors returns for symbolic inputs, run in no graph.
+
+    Where it does not take open axes as a backend stands in for them (83 long, or a symbol, which a
+    table of positions may refuse), it is asked at two small sizes, and what differs is open.
+    """
+    spec = keras.src.backend.compute_output_spec
+    try:
+        return spec(function, *inputs)
+    except Exception:
+        if all(None not in x.shape for x in keras.tree.flatten(inputs)):
+            raise
+    two, three = (spec(function, *_closed(inputs, size)) for size in (2, 3))
+    return keras.tree.map_structure(_where_they_agree, two, three)
+
+
+def _closed(inputs, size):
+    def close(x):
+        return keras.KerasTensor([size if d is None else d for d in x.shape], x.dtype)
+
+    return keras.tree.map_structure(close, inputs)
+
+
+def _where_they_agree(a, b):
+    if not hasattr(a, "shape"):
+        return a
+    shape = [d if d == e else None for d, e in zip(a.shape, b.shape, strict=True)]
+    return keras.KerasTensor(shape, a.dtype)
 
 
 def symbolic_inputs(model):

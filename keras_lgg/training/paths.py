@@ -341,7 +341,7 @@ def traced(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:
         with watching(layers, lenient=True) as recording:
             inference(model, *inputs)
         order[:] = [layer for layer, _ in recording.order]
-        return [call.outputs for _, call in recording.order]
+        return [_untracked(call.outputs) for _, call in recording.order]
 
     inputs = internals.symbolic_inputs(model)
     if inputs is None:
@@ -351,6 +351,13 @@ def traced(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:
         )
     outputs = internals.symbolic_outputs(call, *inputs)
     return list(zip(order, outputs, strict=True))
+
+
+def _untracked(outputs):
+    """Outputs in plain dicts: JAX knows no others, such as those that Keras keeps of a model."""
+    if isinstance(outputs, dict):
+        return {key: _untracked(value) for key, value in outputs.items()}
+    return outputs
 
 
 def inference(model, *args):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import BACKEND, to_numpy
-from keras import layers
+from keras import layers, ops
 
 import keras_lgg as lgg
 from keras_lgg.training.paths import path_at, paths_of, position_of
@@ -243,6 +243,32 @@ def test_calls_outputs_and_ports():
     assert_close(taps["b"], outputs["q"])
     assert list(lgg.layer_paths(called_twice())) == ["shared@0", "shared@1"]
     assert lgg.layer_paths(two_outputs())["gru:1"] == (None, 3)
+
+
+class Positions(layers.Layer):
+    """Adds the first rows of a table of six: no longer sequence can be traced."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(6, shape[-1]), initializer="ones")
+
+    def call(self, x):
+        length, width = ops.shape(x)[1], self.table.shape[1]
+        return x + ops.slice(self.table, (0, 0), (length, width))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_paths_of_a_model_with_a_table_of_positions():
+    x = keras.Input((None, 4), name="x")
+    h = layers.Conv1D(3, 1, name="conv")(Positions(name="positions")(x))
+    paths = lgg.layer_paths(keras.Model(x, layers.GlobalMaxPooling1D(name="max")(h)))
+    assert paths == {
+        "x": (None, None, 4),
+        "positions": (None, None, 4),
+        "conv": (None, None, 3),
+        "max": (None, 3),
+    }
 
 
 def test_a_layer_and_a_pattern():
