@@ -94,6 +94,23 @@ def test_refused_before_the_first_step(way, y, message):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("loss", "y", "message"),
+    [
+        (lgg.losses.GraphSmoothness(), Y + 0.37, "whole numbers"),
+        (lgg.losses.SmoothnessVariation(num_classes=3), Y + 1, r"\[0, 3\), by num_classes=3"),
+    ],
+)
+def test_refused_where_steps_are_compiled(loss, y, message):
+    trained = model(loss)
+    before = trained.get_weights()
+    with pytest.raises(ValueError, match=f"`labels`.*Expected.*{message}"):
+        trained.fit(X, y, verbose=0)
+    for a, b in zip(before, trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @every_way
 def test_no_batch_is_lost_or_changed(way):
     seen = []

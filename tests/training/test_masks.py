@@ -55,6 +55,14 @@ def value_of(model, data, name="p"):
     return model.evaluate(data, LABELS, batch_size=12, verbose=0, return_dict=True)[name]
 
 
+def by_hand(base, layer, pool):
+    """One vector a sample, of what is not padded."""
+    x = to_numpy(keras.Model(base.input, base.get_layer(layer).output)(TOKENS))
+    if pool is None:
+        return x.reshape(12, -1)
+    return {"mean": x.mean(axis=1), "max": x.max(axis=1), "first": x[:, 0], "last": x[:, -1]}[pool]
+
+
 PENALTIES = {
     "gsl": (losses.GraphSmoothness(), "h"),
     "target": (losses.TargetGraph(), "h"),
@@ -67,9 +75,14 @@ PENALTIES = {
 @pytest.mark.parametrize("name", PENALTIES)
 def test_padding_leaves_a_penalty_where_it_was(name, pool):
     loss, taps = PENALTIES[name]
-    model = lgg.GeometryModel(masked_network(), [lgg.Penalty(loss, taps, name="p", pool=pool)])
+    base = masked_network()
+    model = lgg.GeometryModel(base, [lgg.Penalty(loss, taps, name="p", pool=pool)])
     found = [value_of(model, padded(length)) for length in (6, 12, 19)]  # n is 12
-    np.testing.assert_allclose(found, found[0], rtol=1e-5)
+    vectors = (
+        [by_hand(base, tap, pool) for tap in taps] if taps != "h" else by_hand(base, "h", pool)
+    )
+    given = (vectors,) if name == "variation" else (LABELS, vectors)
+    np.testing.assert_allclose(found, float(loss(*given)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -170,27 +183,76 @@ def test_a_compiled_loss_on_masked_outputs():
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_monitors_and_plots_respect_masks(pool):
-    base = masked_network()
+    base, taps = masked_network(), ["h", "h2"]
+    vectors = [by_hand(base, tap, pool) for tap in taps]
+    smooth = [lgg.graphs.label_smoothness(x, LABELS, relative=True) for x in vectors]
     found = []
     for length in (6, 12):
-        seen = lgg.plots.representations(base, padded(length), ["h", "h2"], pool=pool)
-        callback = lgg.callbacks.GeometryMonitor(
-            padded(length), LABELS, taps=["h", "h2"], pool=pool
+        seen = lgg.plots.representations(base, padded(length), taps, pool=pool)
+        for tap, x in zip(taps, vectors, strict=True):
+            np.testing.assert_allclose(seen[tap].reshape(12, -1)[:, : x.shape[1]], x, atol=1e-5)
+            assert not seen[tap].reshape(12, -1)[:, x.shape[1] :].any()
+        monitor = lgg.callbacks.GeometryMonitor(padded(length), LABELS, taps=taps, pool=pool)
+        logs = trained(base, length, monitor)
+        for tap, value in zip(taps, smooth, strict=True):
+            np.testing.assert_allclose(logs[f"{tap}/label_smoothness"], float(value), rtol=1e-4)
+        found.append({k: v for k, v in logs.items() if "/" in k})
+    assert len(found[0]) == 9
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, err_msg=name)
+
+
+def trained(base, length, callback):
+    """The logs of an epoch that changes nothing."""
+    model = lgg.GeometryModel(base, [lgg.Penalty(losses.GraphSmoothness(), "h", weight=0.0)])
+    model.compile(keras.optimizers.SGD(0.0), XE)
+    return model.fit(padded(length), LABELS, batch_size=12, verbose=0, callbacks=[callback]).history
+
+
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_figures_respect_masks(pool, monkeypatch, tmp_path):
+    """Nodes, edges and curves are where they are without padding."""
+    base, taps = masked_network(), ["h", "h2"]
+    figures, draw = [], lgg.plots.layer_graphs
+
+    def drawn(*args, **options):
+        figures.append(draw(*args, **options))
+        return figures[-1]
+
+    monkeypatch.setattr(lgg.plots, "layer_graphs", drawn)
+    for length in (6, 12):
+        snapshot = lgg.callbacks.GraphSnapshot(
+            padded(length), LABELS, taps=taps, pool=pool, folder=tmp_path, every=2, layout="pca"
         )
-        model = lgg.GeometryModel(base, [lgg.Penalty(losses.GraphSmoothness(), "h", weight=0.0)])
-        model.compile(keras.optimizers.SGD(0.0), XE)
-        logs = model.fit(
-            padded(length), LABELS, batch_size=12, verbose=0, callbacks=[callback]
-        ).history
-        found.append((seen, {k: v for k, v in logs.items() if "/" in k or "cka" in k}))
-    (seen, logs), (longer, more) = found
-    for name, x in seen.items():
-        rest = longer[name]
-        np.testing.assert_allclose(rest[:, :6] if pool is None else rest, x, rtol=1e-4, atol=1e-6)
-        assert pool is not None or not rest[:, 6:].any()
-    assert logs
-    for name, values in logs.items():
-        np.testing.assert_allclose(more[name], values, rtol=1e-3, err_msg=name)
+        trained(base, length, snapshot)
+        seen = lgg.plots.representations(base, padded(length), taps, pool=pool)
+        values = {"net": [float(lgg.graphs.label_smoothness(x, LABELS)) for x in seen.values()]}
+        figures.append(lgg.plots.smoothness(values, taps))
+    plain, longer = ([artists(figure) for figure in figures[i : i + 2]] for i in (0, 2))
+    vectors = {tap: by_hand(base, tap, pool) for tap in taps}
+    expected = artists(draw(vectors, LABELS, title="epoch 0", layout="pca"))
+    assert len(expected) > 6
+    for each in (plain[0], longer[0]):
+        assert_same(each, expected)
+    assert_same(longer[1], plain[1])
+    smooth = [float(lgg.graphs.label_smoothness(x, LABELS)) for x in vectors.values()]
+    np.testing.assert_allclose(figures[3].axes[0].lines[0].get_ydata(), smooth, rtol=1e-4)
+
+
+def artists(figure):
+    """The places of what is drawn: nodes, edges, curves."""
+    drawn = [artist for axis in figure.axes for artist in (*axis.collections, *axis.lines)]
+    return [
+        np.concatenate(each.get_segments())
+        if hasattr(each, "get_segments")
+        else np.asarray(each.get_offsets() if hasattr(each, "get_offsets") else each.get_xydata())
+        for each in drawn
+    ]
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("pool", [None, "mean", "last"])
