@@ -253,7 +253,7 @@ class Positions(layers.Layer):
 
     def call(self, x):
         length, width = ops.shape(x)[1], self.table.shape[1]
-        return x + ops.slice(self.table, (0, 0), (length, width))
+        return x + ops.slice(ops.convert_to_tensor(self.table), (0, 0), (length, width))
 
     def compute_output_shape(self, shape):
         return shape
@@ -264,7 +264,6 @@ def test_paths_of_a_model_with_a_table_of_positions():
     h = layers.Conv1D(3, 1, name="conv")(Positions(name="positions")(x))
     paths = lgg.layer_paths(keras.Model(x, layers.GlobalMaxPooling1D(name="max")(h)))
     assert paths == {
-        "x": (None, None, 4),
         "positions": (None, None, 4),
         "conv": (None, None, 3),
         "max": (None, 3),
