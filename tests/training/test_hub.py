@@ -191,7 +191,9 @@ def test_distilled(name):
     make, data, pattern = MODELS[name]
     penalty = lgg.Penalty(losses.GraphDistillation(), [(pattern, pattern)], pool="mean")
     model = lgg.Distiller(make(), make(), [penalty])
-    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=runs_eagerly(name))
+    # One of them is compiled, the ViT, which is not above.
+    eagerly = BACKEND == "tensorflow" and name != "vit"
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=eagerly)
     history = model.fit(data, batch_size=N, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert history["graph_distillation"][0] > 0
@@ -206,6 +208,7 @@ FAMILIES = {
     }),
     "EfficientNetV2B0": ("EfficientNetV2", {
         "width_coefficient": 0.25, "depth_coefficient": 0.1, "default_size": 32,
+        "name": "efficientnetv2-b0",
     }),
     "DenseNet121": ("DenseNet", {"blocks": [2, 2, 2, 2]}),
     "ResNet50": ("ResNet50", {}),
