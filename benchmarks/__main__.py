@@ -2,7 +2,7 @@
 
 python -m benchmarks                          # TensorFlow, without and with XLA
 KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
-python -m benchmarks relative                 # one part alone: geometry, relative, manifolds
+python -m benchmarks relative                 # one part: geometry, compilation, relative, manifolds
 python -m benchmarks --quick                  # a minute, nothing written
 """
 
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import latents, losses, memory, projections, steps
+from benchmarks import compilation, latents, losses, memory, projections, steps
 from keras_lgg.files import beside
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
@@ -54,6 +54,16 @@ def geometry(args, jit):
     )
 
 
+def compiling(args, jit):
+    """Caption and rows of the table on the first step."""
+    options = {"pairs": 2, "taps": 2, "builds": 1, "build": steps.mlp} if args.quick else {}
+    network = "an MLP" if args.quick else "PreActResNet18"
+    yield (
+        f"From `fit` to the first step of {network}",
+        compilation.first_steps(**options, jit=jit),
+    )
+
+
 def relative(args, jit):
     """Caption and rows of the table on relative projections."""
     shapes = projections.SHAPES[1:] if args.quick else projections.SHAPES
@@ -74,7 +84,12 @@ def manifolds(args, jit):
     )
 
 
-PARTS = {"geometry": geometry, "relative": relative, "manifolds": manifolds}
+PARTS = {
+    "geometry": geometry,
+    "compilation": compiling,
+    "relative": relative,
+    "manifolds": manifolds,
+}
 
 
 def table(rows):

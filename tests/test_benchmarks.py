@@ -8,7 +8,7 @@ if BACKEND == "torch":
     pytest.skip("the benchmarks measure TensorFlow and JAX", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import losses, memory, projections, steps, timing
+from benchmarks import compilation, losses, memory, projections, steps, timing
 from keras_lgg import graphs
 from keras_lgg import losses as ours
 
@@ -101,6 +101,12 @@ def test_a_part_alone_and_a_wrong_one(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         command.main()
     assert "'relatives'" in capsys.readouterr().err
+
+
+def test_first_steps():
+    rows = list(compilation.first_steps(steps.mlp, pairs=2, taps=2, builds=1, jit=True))
+    assert [row["ratio"] for row in rows[::2]] == ["1.00", "1.00"]
+    assert all(float(row["s"]) > 0 for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")  # of Keras's distiller
