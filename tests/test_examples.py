@@ -255,6 +255,38 @@ def test_compare_spaces(run, monkeypatch, tmp_path):
         assert similarity.max() == pytest.approx(1, abs=1e-5), "of the reference itself"
 
 
+@ON_TENSORFLOW
+def test_citation_graphs(run, tmp_path):
+    import citation_graphs as example
+
+    values, page, output = run(example)
+    assert "    python examples/citation_graphs.py --quick" in page
+    assert (tmp_path / "results_citation_graphs_digits.png").stat().st_size > 10_000
+    for space in example.SPACES:
+        assert f"{values[space, 'other seed']:.1f}" in page
+        assert f"{values[space, 'other seed']:.1f}" in output
+    for space in (example.RELATIVE, example.POST_HOC, example.ABSOLUTE):
+        own = [values[space, f"{name}, own head"] for name in example.NAMES]
+        assert min(own) > 50
+        assert own == [values[space, f"pair: {name} → {name}"] for name in example.NAMES]
+    for metric in ("other seed", "GCN → GIN", "GIN → GCN"):
+        others = max(values[example.ABSOLUTE, metric], values[example.PERMUTED, metric])
+        assert others < 30
+        assert values[example.RELATIVE, metric] > others + 10
+    for name in example.SIMILARITIES[:3]:
+        for metric in (example.OVER_STEPS, example.OVER_RUNS):
+            assert -1 <= values[name, metric] <= 1
+            assert f"{values[name, metric]:.2f}" in page
+        similarity = values.xs(name, level="metric")
+        assert similarity.max() == pytest.approx(1, abs=1e-5), "of the reference itself"
+    assert values[example.CKA, example.OVER_STEPS] > 0.5
+    accuracy = values.xs(example.TEST, level="metric")
+    assert len(accuracy) == 6 * 3
+    best = accuracy.groupby("variant").max()
+    assert best.max() > 0.7
+    assert best.min() < 0.5, "without poor runs there is nothing to tell"
+
+
 def test_correlations_by_hand():
     """Of runs that have learnt, where r is defined, without that of the reference."""
     import compare_spaces
