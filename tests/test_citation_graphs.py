@@ -103,6 +103,7 @@ class TestNetworks:
         model = build(graph, 4, depth=depth, activation=activation.__name__)
         nodes = np.array([5, 0, 6, 0])
         kernels = [numbers(w) for w in model.trainable_weights if "norm" not in w.path]
+        assert len(kernels) == {gcn: depth - 1, gin: 3 * depth}[reference]
         expected = reference(graph, kernels, activation)
         np.testing.assert_allclose(numbers(model(nodes)), expected[nodes], rtol=1e-4, atol=1e-6)
 
@@ -139,7 +140,7 @@ class TestNetworks:
     @pytest.mark.ci
     def test_learns_from_few_labels(self):
         graph = graph_data.load(arguments())
-        assert learnt(graph, graph_networks.gcn, 60) > 0.8
+        assert learnt(graph, graph_networks.gcn, 60) > 0.7
 
 
 def learnt(graph, build, steps):
