@@ -340,7 +340,7 @@ def draw(args, frame):
     for axis, space in zip(axes[2], (RELATIVE, ABSOLUTE, PERMUTED), strict=True):
         matrix = np.array([[means[space, f"pair: {a} → {b}"] for b in NAMES] for a in NAMES])
         draw_matrix(axis, matrix)
-        axis.set_title(f"{space}, accuracy in %")
+        axis.set_title(f"{space} (%)")
     axes[2][0].set_ylabel("encoder of")
     return figure
 
