@@ -11,7 +11,7 @@ best run. How closely does the mean cosine of these codes to the reference's fol
 Beside it stand the same from centred representations, linear CKA, and the representations as they
 are, where their widths agree.
 
-    python examples/citation_graphs.py --quick                              # under a minute
+    python examples/citation_graphs.py --quick                              # a minute
     python examples/citation_graphs.py                                      # digits, as a graph
     python examples/citation_graphs.py --data cora --data-dir FOLDER        # or citeseer
 
@@ -301,8 +301,21 @@ def tables(args, frame):
             heads.assign(metric=metric), "variant", "metric"
         ),
         caption: common.summary(plain[likeness], "variant", "metric", digits=2),
+        "The same over the runs, by seed, and the run of each reference": references(frame),
         f"Grid: {TEST} of a run at its best step on validation, in %": accuracies(frame),
     }
+
+
+def references(frame):
+    """A line for each seed."""
+    found = {}
+    for seed, rows in frame.groupby("seed"):
+        _, reference = compare_spaces.by_epoch(rows.dropna())
+        over = rows[rows["metric"] == OVER_RUNS].set_index("variant")["value"]
+        texts = [f"{over[name]:.2f}" if name in over else "" for name in SIMILARITIES]
+        found[f"seed {seed}"] = [reference, *texts]
+    columns = ["reference", *SIMILARITIES]
+    return common.pd.DataFrame.from_dict(found, orient="index", columns=columns)
 
 
 def best_of_runs(frame):

@@ -280,6 +280,8 @@ def test_citation_graphs(run, tmp_path):
         similarity = values.xs(name, level="metric")
         assert similarity.max() == pytest.approx(1, abs=1e-5), "of the reference itself"
     assert values[example.CKA, example.OVER_STEPS] > 0.5
+    reference = values.xs(example.ACCURACY, level="metric").idxmax()
+    assert f"| seed 53 | {reference} | {values[example.RELATIVE, example.OVER_RUNS]:.2f} |" in page
     accuracy = values.xs(example.TEST, level="metric")
     assert len(accuracy) == 6 * 3
     best = accuracy.groupby("variant").max()
