@@ -322,12 +322,15 @@ def record(page, key, text):
     print(f"Recorded in {page}")
 
 
-def arguments(options, argv, *, quick):
-    """Parse; ``--quick`` has defaults of its own. The command line is kept for the record."""
+def arguments(options, argv, *, quick, small="digits"):
+    """Parse; ``--quick`` has defaults of its own, on the data that is small.
+
+    The command line is kept for the record.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = options.parse_args(argv)
     if args.quick:
-        options.set_defaults(data="digits", seeds=1, **quick)
+        options.set_defaults(data=small, seeds=1, **quick)
         args = options.parse_args(argv)
     args.argv = argv
     args.subject = [args.data]  # of the titles; what else tells two records apart is added to it
