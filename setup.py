@@ -30,6 +30,7 @@ EXTRAS = {
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
     "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3.1"],
+    "text": ["scikit-learn>=1.5", "keras-hub>=0.32"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
@@ -50,6 +51,7 @@ TESTED = (
     "attacks",
     "relative",
     "manifolds",
+    "text",
     "plots",
     "tuner",
     "tensorboard",
@@ -63,7 +65,6 @@ EXTRAS["test"] = [
     "ruff>=0.8",
     "mypy>=1.15",
     "pyriemann>=0.12",  # an oracle of distances
-    "keras-hub>=0.32",  # models that others wrote
     "build>=1.2",
     "setuptools>=77",
     "twine>=6.1",

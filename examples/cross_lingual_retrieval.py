@@ -209,7 +209,7 @@ def parse(argv):
     add("--width", type=int, default=300, help="of the representations")
     add("--vocabulary", type=int, default=6000, help="of the word pieces of the transformer")
     args = common.arguments(options, argv, quick={"curve": [30, 100, 500]}, small="halves")
-    known = text_data.LANGUAGES.get(args.data, ())
+    known = text_data.languages(args.data)
     args.languages = args.languages or list(known)
     if len(args.languages) < 2 or not set(args.languages) <= set(known):
         options.error(f"--languages are at least two of {list(known)}")

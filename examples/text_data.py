@@ -72,20 +72,24 @@ class Texts(NamedTuple):
     test: dict[str, list[str]]
 
 
+def languages(data):
+    """The languages of ``--data``; a ValueError where there is no such data."""
+    check_choice("--data", data, NAMES)
+    return LANGUAGES[data]
+
+
 def load(args):
     """The `Texts` of ``--data``.
 
     Raises:
-        ValueError: If there is no such data, or the languages have unequal numbers of texts.
+        ValueError: If the languages have unequal numbers of texts.
         FileNotFoundError: If a file is missing; it says where to get it.
     """
-    check_choice("--data", args.data, NAMES)
     if args.data == "halves":
         return halves()
     folder = pathlib.Path(args.data_dir or os.environ.get("TFDS_DATA_DIR", ".")) / "multi30k"
-    languages = LANGUAGES["multi30k"]
     parts = [
-        {language: _lines(folder / f"{part}.{language}.gz") for language in languages}
+        {name: _lines(folder / f"{part}.{name}.gz") for name in languages(args.data)}
         for part in ("train", "test_2016_flickr")
     ]
     for part in parts:

@@ -289,6 +289,69 @@ def test_citation_graphs(run, tmp_path):
     assert best.min() < 0.5, "without poor runs there is nothing to tell"
 
 
+def test_cross_lingual_retrieval(run, tmp_path):
+    import cross_lingual_retrieval as example
+
+    values, page, output = run(example)
+    assert "    python examples/cross_lingual_retrieval.py --quick" in page
+    assert (tmp_path / "results_cross_lingual_retrieval_halves.png").stat().st_size > 10_000
+    directions = ("first half → second half", "second half → first half")
+    for direction in directions:
+        found = {
+            space: [values[f"TF-IDF: {space}", f"R@{k}: {direction}"] for k in example.KS]
+            for space in example.SPACES
+        }
+        for recalls in found.values():
+            assert recalls == sorted(recalls)
+            assert f"{recalls[0]:.1f}" in page
+            assert f"{recalls[0]:.1f}" in output
+        for space in (example.CENTRED, *example.TRANSLATORS):
+            assert found[space][2] > 40
+        for space in (example.ABSOLUTE, example.PERMUTED):
+            assert found[space][2] < 15
+        curve = [values[f"TF-IDF, {direction}", f"{n} anchors: R@10"] for n in (30, 100, 500)]
+        assert curve == sorted(curve)
+        assert curve[-1] == found[example.CENTRED][2]
+    asked = values[values.index.get_level_values("variant").str.startswith(example.QUERY)]
+    assert len(asked) == example.QUERIES
+    assert all(1 <= rank <= 500 for rank in asked)
+
+
+@ON_TENSORFLOW
+def test_ranks_by_hand():
+    """The counterpart of the first is nearest, of the second last; a tie is no find."""
+    import cross_lingual_retrieval as example
+
+    queries = np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+    keys = np.array([[5.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert example.ranks(queries, keys)[0].tolist() == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (["--data", "halvse"], ValueError, "--data.*halves.*multi30k"),
+        (["--data", "multi30k", "--data-dir", "."], FileNotFoundError, "text_data.py"),
+        (["--anchors", "5000"], ValueError, "too few texts.*--anchors 5000"),
+    ],
+)
+@ON_TENSORFLOW
+def test_texts_that_will_not_do(options, error, message, tmp_path, monkeypatch):
+    import cross_lingual_retrieval as example
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        example.main(["--languages", "en", "de", *options] if "multi30k" in options else options)
+
+
+@ON_TENSORFLOW
+def test_texts_of_unequal_number():
+    import text_data
+
+    with pytest.raises(ValueError, match=r"do not pair.*'en': 2, 'de': 1"):
+        text_data.check_paired({"en": ["a", "b"], "de": ["c"]})
+
+
 def test_correlations_by_hand():
     """Of runs that have learnt, where r is defined, without that of the reference."""
     import compare_spaces
