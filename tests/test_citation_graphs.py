@@ -315,6 +315,23 @@ class TestCorrelations:
         assert example.over_steps(table)[example.RELATIVE] == pytest.approx(1 / 3)
 
 
+def test_means_over_pairs():
+    import citation_graphs as example
+
+    names = example.names(example.parse([]))
+    percent = np.arange(16.0).reshape(4, 4)
+    found = example.stitching_rows(names, "s", percent)
+    found = {row["metric"]: row["value"] for row in found if row["variant"] == "s"}
+    assert names == ["GCN 1", "GCN 2", "GIN 1", "GIN 2"]
+    assert [found[f"{name}, own head"] for name in names] == [0, 5, 10, 15]
+    assert found["other seed"] == np.mean([1, 4, 11, 14])
+    assert found["GCN → GIN"] == np.mean([2, 3, 6, 7]), "encoders are rows"
+    assert found["GIN → GCN"] == np.mean([8, 9, 12, 13])
+    assert found["pair: GIN 1 → GCN 2"] == 9
+    alone = example.stitching_rows(names[::2], "s", percent[::2, ::2])
+    assert "other seed" not in {row["metric"] for row in alone}
+
+
 def test_a_grid_is_drawn_from_all_combinations():
     import citation_graphs as example
 
