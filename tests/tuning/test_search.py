@@ -27,6 +27,7 @@ DATA, HELD_OUT = (X[:12], Y[:12]), (X[12:], Y[12:])
 TAPS = ["h1", "h2"]
 VARIATION = "graph_variation"
 collect = gc.collect
+SELDOM = [pytest.mark.ci, pytest.mark.once]
 # Of the libraries: pytest.warns raises them anew, where no filter knows them by their module.
 THEIRS = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -465,11 +466,9 @@ class TestTraining:
         ("tuner", "objective"),
         [
             ("random", kt.Objective("val_accuracy", "max")),
-            pytest.param(
-                "bayesian", kt.Objective("val_graph_variation", "min"), marks=pytest.mark.ci
-            ),
-            pytest.param("grid", "val_loss", marks=pytest.mark.ci),
-            ("hyperband", "val_accuracy"),
+            pytest.param("bayesian", kt.Objective("val_graph_variation", "min"), marks=SELDOM),
+            pytest.param("grid", "val_loss", marks=SELDOM),
+            pytest.param("hyperband", "val_accuracy", marks=pytest.mark.once),
         ],
     )
     def test_best_models_are_those_that_were_trained(self, tuner, objective):
@@ -492,6 +491,7 @@ class TestTraining:
                 assert trial["metrics"][f"val_{metric}"] == pytest.approx(value, rel=1e-4), metric
         assert found.best_weights == ranked[0]["weights"]
 
+    @pytest.mark.once
     def test_hyperband_goes_on_with_the_state_of_the_optimizer(self):
         """A trial of a later round continues the one that it names."""
         steps = []
@@ -520,6 +520,7 @@ class TestTraining:
         assert "| epochs |" in str(found)
         assert "tuner/" not in str(found)
 
+    @pytest.mark.once
     def test_the_same_seed_gives_the_same_search(self):
         kernels = []
 
@@ -558,6 +559,7 @@ class TestTraining:
         search(make=make, tuner="grid", weights=(1, 1))
         assert drawn[0] != drawn[1], "without a seed"
 
+    @pytest.mark.once
     def test_each_execution_has_a_seed_of_its_own(self):
         started, ended = [], []
 
@@ -753,6 +755,7 @@ class TestFailures:
             PenaltySearch(tuner)
 
 
+@pytest.mark.once
 def test_is_imported_where_it_is_asked_for():
     code = """
 import sys
