@@ -260,7 +260,7 @@ def _with_output(path, outputs, key, edit):
 
 
 def _still(x):
-    return None if x is None else ops.stop_gradient(x)
+    return None if x is None else ops.stop_gradient(ops.convert_to_tensor(x))
 
 
 def _no_gradient():

@@ -49,9 +49,9 @@ def test_adds_the_weighted_loss_to_fit_and_evaluate(jit):
     expected = float(np.mean(to_numpy(supervised))) + 0.3 * penalty
     assert penalty > 0.01
     for found in (
-        model.evaluate(X, LABELS, batch_size=20, verbose=0),
+        loss_of(model, X, LABELS),
         model.fit(X, LABELS, batch_size=20, verbose=0).history["loss"][0],
-        model.evaluate(X, LABELS, batch_size=20, verbose=0),
+        loss_of(model, X, LABELS),
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
