@@ -69,7 +69,8 @@ def value(function, arrays, mode=USUAL):
 
 def values(function, arrays, mode=USUAL):
     """The list of values of ``function(*arrays)`` as NumPy arrays."""
-    with precision(max(str(np.asarray(a).dtype) for a in arrays)):
+    arrays = [a if keras.ops.is_tensor(a) else np.asarray(a) for a in arrays]
+    with precision(max(keras.backend.standardize_dtype(a.dtype) for a in arrays)):
         if mode in ("graph", "xla"):
             function = _tf_function(function, arrays, mode)
         elif mode == "jit":
