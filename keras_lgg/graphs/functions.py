@@ -331,9 +331,6 @@ def label_smoothness(
 
     Reference: Algorithms 14(2):39; arXiv 1805.10133.
     """
-    check_positive_integer("power", power)
-    if k is not None:
-        check_positive_integer("k", k)
     x = flatten_representation(x)
     labels = read_label_signal(
         labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
@@ -367,6 +364,9 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
     """`label_smoothness` of `Labels` and of their signal, which several layers of a batch share."""
+    check_positive_integer("power", power)
+    if k is not None:
+        check_positive_integer("k", k)
     x = labels.where_counted(x)  # zero rows are isolated nodes
     counted = labels.num_classes is not None
 

@@ -71,9 +71,6 @@ def smoothness_variation(
     Reference: [1], [4].
     """
     layers = _checked_depth(representations)
-    checks.check_positive_integer("power", power)
-    if k is not None:
-        checks.check_positive_integer("k", k)
     # Once for all layers: a step of many taps is traced the sooner.
     labels = read_label_signal(
         labels, layers[0], num_classes=num_classes, ignore_class=ignore_class, continuous=continuous

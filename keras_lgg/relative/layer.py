@@ -275,8 +275,7 @@ class RelativeRepresentation(keras.layers.Layer):
             state = {name: variable.value for name, variable in self._kept.items()}
         if anchors is not None:
             self._check_counts(anchors.shape[0])
-            anchor_mask = mask_of(anchors) if anchor_mask is None else anchor_mask
-            self._lack_mask = len(anchors.shape) > 2 and anchor_mask is None
+            anchor_mask = self._mask_of_anchors(anchors, anchor_mask)
             state = self._with_statistics(ops.stop_gradient(anchors), anchor_mask)
         positions.check_masks(x, mask, self._lack_mask)
         return ops.cast(self._codes(x, mask, state), self.compute_dtype)
@@ -302,13 +301,18 @@ class RelativeRepresentation(keras.layers.Layer):
             shape = projection.pooled_shape(*shape, len(self._names), self.pool)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
+    def _mask_of_anchors(self, anchors, mask):
+        """The mask of the anchors of a call; the layer remembers where they should have one."""
+        mask = mask_of(anchors) if mask is None else mask
+        self._lack_mask = len(anchors.shape) > 2 and mask is None
+        return mask
+
     def _checked_spec(self, inputs, anchors, mask, anchor_mask):
         """The number of anchors, which are of the width of the samples."""
         held: Tensor = self._kept.get("anchors", anchors)
         self._check_counts(held.shape[0])
         if anchors is not None:
-            anchor_mask = mask_of(anchors) if anchor_mask is None else anchor_mask
-            self._lack_mask = len(anchors.shape) > 2 and anchor_mask is None
+            self._mask_of_anchors(anchors, anchor_mask)
         positions.check_masks(inputs, mask, self._lack_mask)
         widths = [positions.vector_width(x.shape, self.pool_positions) for x in (inputs, held)]
         may_vary = positions.may_vary(inputs, mask, self.pool_positions)

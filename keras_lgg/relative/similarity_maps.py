@@ -15,6 +15,7 @@ from keras_lgg import checks
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.relative import comparison, correlations, geometry, kernels
 from keras_lgg.relative.comparison import finite_rows
+from keras_lgg.relative.structures import rows_of
 from keras_lgg.training.paths import layer_paths, paths_of
 from keras_lgg.training.taps import TappedModel
 
@@ -153,11 +154,12 @@ def similarity_map(
             ("layers_b", model_b, layers_b),
         )
     ]
-    data = [("x", _arrays(x)), ("x", _arrays(x)) if x_b is None else ("x_b", _arrays(x_b))]
+    own = ("x", _arrays(x))
+    data = [own, own if x_b is None else ("x_b", _arrays(x_b))]
     parts = kernels.batches(_length(data), batch_size)
     seen = (
         tuple(
-            network.look(_batch(inputs, part), part.stop - part.start)
+            network.look(rows_of(inputs, part), part.stop - part.start)
             for network, (_, inputs) in zip(networks, data, strict=True)
         )
         for part in parts
@@ -214,10 +216,6 @@ def _length(data):
         expected = f"arrays of one length of at least {kernels.FEWEST} samples"
         raise checks.invalid(data[1][0], expected, f"shapes {shapes}")
     return lengths.pop()[0]
-
-
-def _batch(arrays, part):
-    return keras.tree.map_structure(lambda array: array[part], arrays)
 
 
 def _by_batch(seen: Iterator[tuple[list[np.ndarray], list[np.ndarray]]]) -> np.ndarray:
