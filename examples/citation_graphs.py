@@ -176,12 +176,7 @@ def correlations(rows):
         SAME_NETWORK: r(best[same]),
         ALIKE: r(best[same & (kinds[1] == activation)]),
     }
-    return [
-        {"variant": name, "metric": metric, "value": values[name]}
-        for name in SIMILARITIES
-        for metric, values in found.items()
-        if np.isfinite(values.get(name, np.nan))
-    ]
+    return compare_spaces.rows_of(found)
 
 
 def r(table):
@@ -189,13 +184,7 @@ def r(table):
 
 
 def over_steps(table):
-    """The mean over the runs that have learnt something; r is undefined where nothing varies."""
-    runs = [
-        r(run)
-        for _, run in table.groupby(level="variant", sort=False)
-        if run[ACCURACY].max() > LEARNT
-    ]
-    return common.pd.DataFrame(runs, columns=table.columns).mean()
+    return compare_spaces.over_epochs(table, TEST)
 
 
 def kind(variant):

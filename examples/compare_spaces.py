@@ -210,6 +210,11 @@ def correlations(rows):
         OVER_RUNS: best_epochs(others).corr(min_periods=3)[ACCURACY],
         ALIKE_RUNS: best_epochs(alike).corr(min_periods=3)[ACCURACY],
     }
+    return rows_of(found)
+
+
+def rows_of(found):
+    """Rows of what was found for each similarity, where it is defined."""
     return [
         {"variant": name, "metric": metric, "value": values[name]}
         for name in SIMILARITIES
@@ -218,10 +223,10 @@ def correlations(rows):
     ]
 
 
-def over_epochs(table):
+def over_epochs(table, accuracy=ACCURACY):
     """The mean over the runs that have learnt something; r is undefined where nothing varies."""
     runs = [
-        run.corr(min_periods=3)[ACCURACY]
+        run.corr(min_periods=3)[accuracy]
         for _, run in table.groupby(level="variant", sort=False)
         if run[ACCURACY].max() > LEARNT
     ]

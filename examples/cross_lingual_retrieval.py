@@ -42,12 +42,21 @@ SHOWN = 60  # characters of a text
 
 
 def ranks(queries, keys):
-    """The place of each query's counterpart among the keys, by cosine, from 1; ties come first."""
+    """The place of each query's counterpart among the keys, from 1, and all cosines.
+
+    Keys that tie with the counterpart come before it.
+    """
     queries, keys = (
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (queries, keys)
     )
     similarities = queries @ keys.T
     return np.sum(similarities >= np.diag(similarities)[:, None], axis=1), similarities
+
+
+def recalls(queries, keys):
+    """Each k, with the share of queries whose counterpart is among the k nearest keys, in %."""
+    places, _ = ranks(queries, keys)
+    return [(k, 100 * np.mean(places <= k)) for k in KS]
 
 
 def codes(space, anchors, normalization):
@@ -101,22 +110,20 @@ def run_seed(args, seed):
 def searched(args, kind, direction, given, seed):
     """A row for each space and each k, and for each number of anchors."""
     for space, both in compared(*given, seed):
-        places = ranks(*both)[0]
-        for k in KS:
+        for k, value in recalls(*both):
             yield {
                 "variant": f"{kind}: {space}",
                 "metric": f"R@{k}: {direction}",
-                "value": 100 * np.mean(places <= k),
+                "value": value,
             }
     a, b, anchors_a, anchors_b = given
     for number in (n for n in args.curve if n <= args.anchors):
         both = codes(a, anchors_a[:number], "center"), codes(b, anchors_b[:number], "center")
-        places = ranks(*both)[0]
-        for k in KS:
+        for k, value in recalls(*both):
             yield {
                 "variant": f"{kind}, {direction}",
                 "metric": f"{number} anchors: R@{k}",
-                "value": 100 * np.mean(places <= k),
+                "value": value,
             }
 
 
