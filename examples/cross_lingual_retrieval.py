@@ -117,7 +117,7 @@ def searched(args, kind, direction, given, seed):
                 "value": value,
             }
     a, b, anchors_a, anchors_b = given
-    for number in (n for n in args.curve if n <= args.anchors):
+    for number in args.curve:
         both = codes(a, anchors_a[:number], "center"), codes(b, anchors_b[:number], "center")
         for k, value in recalls(*both):
             yield {
@@ -183,6 +183,8 @@ def draw(args, frame):
                 label = pair if kind == args.encoders[0] else None
                 axis.plot(mean.index, mean, line, marker=".", color=color, label=label)
         axis.set(xscale="log", xlabel="anchors", ylabel=f"R@{k}, in %", ylim=(0, 100))
+        axis.set_xticks(args.curve, map(str, args.curve))
+        axis.minorticks_off()  # whose labels would lie over one another
     curves[0].legend(fontsize=8, frameon=False, loc="upper left")
     draw_spaces(args, bars, frame[frame["metric"].str.startswith("R@1: ")])
     if len(args.encoders) > 1:
@@ -216,6 +218,7 @@ def parse(argv):
     add("--width", type=int, default=300, help="of the representations")
     add("--vocabulary", type=int, default=6000, help="of the word pieces of the transformer")
     args = common.arguments(options, argv, quick={"curve": [30, 100, 500]}, small="halves")
+    args.curve = [number for number in args.curve if number <= args.anchors]
     known = text_data.languages(args.data)
     args.languages = args.languages or list(known)
     if len(args.languages) < 2 or not set(args.languages) <= set(known):
