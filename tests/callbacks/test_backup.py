@@ -41,9 +41,9 @@ class Training:
 
 
 CASES = {
-    "tensorflow": [("geometry_model", "keras", 3), ("distiller", "atomic", 3)],
+    "tensorflow": [("geometry_model", "keras", 1), ("distiller", "atomic", 2)],
     "jax": [("geometry_model", "atomic", 1)],
-    "torch": [("distiller", "keras", 3)],
+    "torch": [("distiller", "keras", 1)],
 }
 
 

@@ -14,7 +14,7 @@ from keras_lgg.graphs import functions
 from keras_lgg.relative import projection
 
 # PyTorch draws most: eager TensorFlow is slower, and JAX compiles each new shape, as one program.
-CASES = int(os.environ.get("PROPERTY_CASES", {"jax": 6, "tensorflow": 25}.get(BACKEND, 260)))
+CASES = int(os.environ.get("PROPERTY_CASES", {"jax": 6, "tensorflow": 25}.get(BACKEND, 80)))
 HOUSE_FORM = re.compile(r"Expected .*\. Received: ", re.DOTALL)
 every = settings(
     max_examples=CASES,

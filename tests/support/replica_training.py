@@ -74,7 +74,7 @@ def with_layer(name, loss):
     inputs = keras.Input((10,))
     h1 = layers.Dense(16, "relu")(inputs)
     h2 = layers.Dense(16, "relu")(h1)
-    h2 = lgg.layers.GeometryPenalty(loss, weight=0.1)([h1, h2])
+    h2 = lgg.layers.GeometryPenalty(loss, weight=0.1, name=f"{name}_penalty")([h1, h2])
     return keras.Model(inputs, layers.Dense(3)(h2), name=name)
 
 

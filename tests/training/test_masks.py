@@ -50,9 +50,17 @@ def named_data(name, length):
     return {"x": x, name: (np.arange(length) < 6).astype("float32")[None].repeat(12, 0)}
 
 
-def value_of(model, data, name="p"):
+def values_of(model, batches):
+    """Of each penalty its value in each batch."""
     model.compile("sgd", XE, jit_compile=False)
-    return model.evaluate(data, LABELS, batch_size=12, verbose=0, return_dict=True)[name]
+    logs = [
+        model.evaluate(data, LABELS, batch_size=12, verbose=0, return_dict=True) for data in batches
+    ]
+    return {p.name: [each[p.name] for each in logs] for p in model.penalties}
+
+
+def value_of(model, data, name="p"):
+    return values_of(model, [data])[name][0]
 
 
 def by_hand(base, layer, pool):
@@ -71,30 +79,37 @@ PENALTIES = {
 }
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("name", PENALTIES)
-def test_padding_leaves_a_penalty_where_it_was(name, pool):
-    loss, taps = PENALTIES[name]
+def test_padding_leaves_a_penalty_where_it_was():
     base = masked_network()
-    model = lgg.GeometryModel(base, [lgg.Penalty(loss, taps, name="p", pool=pool)])
-    found = [value_of(model, padded(length)) for length in (6, 12, 19)]  # n is 12
-    vectors = (
-        [by_hand(base, tap, pool) for tap in taps] if taps != "h" else by_hand(base, "h", pool)
-    )
-    given = (vectors,) if name == "variation" else (LABELS, vectors)
-    np.testing.assert_allclose(found, float(loss(*given)), rtol=1e-5)
+    cases = {f"{name} {pool}": (name, pool) for name in PENALTIES for pool in POOLS}
+    penalties = [
+        lgg.Penalty(*PENALTIES[name], name=key, pool=pool) for key, (name, pool) in cases.items()
+    ]
+    found = values_of(lgg.GeometryModel(base, penalties), map(padded, (6, 12, 19)))  # n is 12
+    for key, (name, pool) in cases.items():
+        loss, taps = PENALTIES[name]
+        vectors = (
+            [by_hand(base, tap, pool) for tap in taps] if taps != "h" else by_hand(base, taps, pool)
+        )
+        given = (vectors,) if name == "variation" else (LABELS, vectors)
+        np.testing.assert_allclose(found[key], float(loss(*given)), rtol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize(
-    "loss", [losses.GraphDistillation(), losses.RelationalDistance(), losses.RelationalAngle()]
-)
-@pytest.mark.parametrize("pool", [None, "mean"])
-def test_padding_leaves_a_distillation_where_it_was(loss, pool):
+def test_padding_leaves_a_distillation_where_it_was():
     pairs = [("h", "h"), ("h2", "h2")]
-    penalty = lgg.Penalty(loss, pairs, name="p", pool=pool)
-    model = lgg.Distiller(masked_network(), masked_network(), [penalty])
-    found = [value_of(model, padded(length)) for length in (6, 12)]
-    np.testing.assert_allclose(found, found[0], rtol=1e-5)
+    penalties = [
+        lgg.Penalty(loss, pairs, name=f"{loss.name} {pool}", pool=pool)
+        for loss in (
+            losses.GraphDistillation(),
+            losses.RelationalDistance(),
+            losses.RelationalAngle(),
+        )
+        for pool in (None, "mean")
+    ]
+    model = lgg.Distiller(masked_network(), masked_network(), penalties)
+    for key, values in values_of(model, map(padded, (6, 12))).items():
+        assert values[0] > 0
+        np.testing.assert_allclose(values, values[0], rtol=1e-5, err_msg=key)
 
 
 def test_padding_leaves_keras_distillation_where_it_was():
@@ -102,7 +117,7 @@ def test_padding_leaves_keras_distillation_where_it_was():
     model = lgg.Distiller(
         masked_network(), masked_network(), [lgg.Penalty(loss, [("h", "h")], name="p")]
     )
-    found = [value_of(model, padded(length)) for length in (6, 12)]
+    found = values_of(model, map(padded, (6, 12)))["p"]
     np.testing.assert_allclose(found, found[0], rtol=1e-5)
 
 
@@ -110,17 +125,18 @@ def test_padding_leaves_keras_distillation_where_it_was():
 def test_an_input_is_the_mask(name):
     given = {"mask": "valid"} if name == "valid" else {}
     base = named_network(name)
-    for pool in POOLS:
-        penalty = lgg.Penalty(losses.GraphSmoothness(), "h", name="p", pool=pool, **given)
-        model = lgg.GeometryModel(base, [penalty])
-        found = [value_of(model, named_data(name, length)) for length in (6, 12)]
-        np.testing.assert_allclose(found, found[0], rtol=1e-5)
-    h = to_numpy(base.get_layer("h")(named_data(name, 6)["x"])).mean(axis=1)
-    model = lgg.GeometryModel(
-        base, [lgg.Penalty(losses.GraphSmoothness(), "h", name="p", pool="mean", **given)]
+    penalties = [
+        lgg.Penalty(losses.GraphSmoothness(), "h", name=str(pool), pool=pool, **given)
+        for pool in POOLS
+    ]
+    found = values_of(
+        lgg.GeometryModel(base, penalties), [named_data(name, length) for length in (6, 12)]
     )
+    for pool in POOLS:
+        np.testing.assert_allclose(found[str(pool)][0], found[str(pool)][1], rtol=1e-5)
+    h = to_numpy(base.get_layer("h")(named_data(name, 6)["x"])).mean(axis=1)
     expected = np.sum(to_numpy(lgg.losses.graph_smoothness(LABELS, h)))
-    np.testing.assert_allclose(value_of(model, named_data(name, 12)), expected, rtol=1e-5)
+    np.testing.assert_allclose(found["mean"], expected, rtol=1e-5)
 
 
 def test_a_mask_that_nothing_reads_is_an_error():
@@ -181,31 +197,37 @@ def test_a_compiled_loss_on_masked_outputs():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_monitors_and_plots_respect_masks(pool):
+def test_monitors_and_plots_respect_masks():
     base, taps = masked_network(), ["h", "h2"]
-    vectors = [by_hand(base, tap, pool) for tap in taps]
-    smooth = [lgg.graphs.label_smoothness(x, LABELS, relative=True) for x in vectors]
-    found = []
-    for length in (6, 12):
-        seen = lgg.plots.representations(base, padded(length), taps, pool=pool)
-        for tap, x in zip(taps, vectors, strict=True):
-            np.testing.assert_allclose(seen[tap].reshape(12, -1)[:, : x.shape[1]], x, atol=1e-5)
-            assert not seen[tap].reshape(12, -1)[:, x.shape[1] :].any()
-        monitor = lgg.callbacks.GeometryMonitor(padded(length), LABELS, taps=taps, pool=pool)
-        logs = trained(base, length, monitor)
-        for tap, value in zip(taps, smooth, strict=True):
-            np.testing.assert_allclose(logs[f"{tap}/label_smoothness"], float(value), rtol=1e-4)
-        found.append({k: v for k, v in logs.items() if "/" in k})
-    assert len(found[0]) == 9
-    for name, values in found[0].items():
-        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, err_msg=name)
+    model = unchanging(base)
+    for pool in POOLS:
+        vectors = [by_hand(base, tap, pool) for tap in taps]
+        found = []
+        for length in (6, 12):
+            seen = lgg.plots.representations(base, padded(length), taps, pool=pool)
+            for tap, x in zip(taps, vectors, strict=True):
+                np.testing.assert_allclose(seen[tap].reshape(12, -1)[:, : x.shape[1]], x, atol=1e-5)
+                assert not seen[tap].reshape(12, -1)[:, x.shape[1] :].any()
+            monitor = lgg.callbacks.GeometryMonitor(padded(length), LABELS, taps=taps, pool=pool)
+            logs = trained(model, length, monitor)
+            for tap, x in zip(taps, vectors, strict=True):
+                value = lgg.graphs.label_smoothness(x, LABELS, relative=True)
+                np.testing.assert_allclose(logs[f"{tap}/label_smoothness"], float(value), rtol=1e-4)
+            found.append({k: v for k, v in logs.items() if "/" in k})
+        assert len(found[0]) == 9
+        for name, values in found[0].items():
+            np.testing.assert_allclose(found[1][name], values, rtol=1e-3, err_msg=f"{name} {pool}")
 
 
-def trained(base, length, callback):
-    """The logs of an epoch that changes nothing."""
+def unchanging(base):
+    """A model that an epoch does not change."""
     model = lgg.GeometryModel(base, [lgg.Penalty(losses.GraphSmoothness(), "h", weight=0.0)])
     model.compile(keras.optimizers.SGD(0.0), XE)
+    return model
+
+
+def trained(model, length, callback):
+    """The logs of an epoch."""
     return model.fit(padded(length), LABELS, batch_size=12, verbose=0, callbacks=[callback]).history
 
 
@@ -213,6 +235,7 @@ def trained(base, length, callback):
 def test_figures_respect_masks(pool, monkeypatch, tmp_path):
     """Nodes, edges and curves are where they are without padding."""
     base, taps = masked_network(), ["h", "h2"]
+    model = unchanging(base)
     figures, draw = [], lgg.plots.layer_graphs
 
     def drawn(*args, **options):
@@ -224,7 +247,7 @@ def test_figures_respect_masks(pool, monkeypatch, tmp_path):
         snapshot = lgg.callbacks.GraphSnapshot(
             padded(length), LABELS, taps=taps, pool=pool, folder=tmp_path, every=2, layout="pca"
         )
-        trained(base, length, snapshot)
+        trained(model, length, snapshot)
         seen = lgg.plots.representations(base, padded(length), taps, pool=pool)
         values = {"net": [float(lgg.graphs.label_smoothness(x, LABELS)) for x in seen.values()]}
         figures.append(lgg.plots.smoothness(values, taps))

@@ -110,7 +110,7 @@ def test_representations_stay_with_their_sample_in_any_order():
 
 def test_only_what_the_penalties_tap_is_kept():
     penalty = lgg.Penalty(lgg.losses.GraphDistillation(), [("second", "first")])
-    (x, _) = next(iter(lgg.teacher_cache(teacher(), penalty, (X, Y))))
+    (x, _) = next(iter(lgg.teacher_cache(network(10, seed=1), penalty, (X, Y))))
     assert set(x["teacher"]) == {"second"}
     assert x["teacher"]["second"].shape == (10,)
 
@@ -418,7 +418,7 @@ class TestErrors:
     def test_augmentation(self, on_disk, tmp_path):
         path = tmp_path / "cache" if on_disk else None
         with pytest.raises(ValueError, match=r"(?s)change from one pass.*augmentation.*in memory"):
-            lgg.teacher_cache(teacher(), penalties(), augmented(), path=path)
+            lgg.teacher_cache(network(10, seed=1), penalties(), augmented(), path=path)
         assert path is None or not path.exists()
 
     def test_one_sample_that_changes_late(self, tmp_path):
@@ -431,21 +431,21 @@ class TestErrors:
 
         data = plain().map(change, num_parallel_calls=1).batch(10)
         with pytest.raises(ValueError, match="change from one pass"):
-            lgg.teacher_cache(teacher(), penalties(), data, path=tmp_path / "cache")
+            lgg.teacher_cache(network(10, seed=1), penalties(), data, path=tmp_path / "cache")
         assert not (tmp_path / "cache").exists()
 
     def test_shuffled_data_are_the_same_data(self):
         data = plain().shuffle(50, reshuffle_each_iteration=True).batch(16)
-        cached = lgg.teacher_cache(teacher(), penalties(), data)
+        cached = lgg.teacher_cache(network(10, seed=1), penalties(), data)
         assert cached.cardinality() == 50
 
     def test_data_without_end(self):
         with pytest.raises(ValueError, match=r"`data`.*finite"):
-            lgg.teacher_cache(teacher(), penalties(), batches(plain()).repeat())
+            lgg.teacher_cache(network(10, seed=1), penalties(), batches(plain()).repeat())
 
     def test_data_of_another_kind(self):
         with pytest.raises(ValueError, match=r"`data`.*tuple of arrays.*list"):
-            lgg.teacher_cache(teacher(), penalties(), [X, Y])
+            lgg.teacher_cache(network(10, seed=1), penalties(), [X, Y])
 
     def test_samples_that_are_left_out_or_come_twice(self):
         for change in (lambda data: data.take(2), lambda data: data.repeat(2)):
@@ -458,27 +458,27 @@ class TestErrors:
 
             data = tf.data.Dataset.from_generator(rows, output_signature=once.element_spec)
             with pytest.raises(ValueError, match="change from one pass"):
-                lgg.teacher_cache(teacher(), penalties(), data)
+                lgg.teacher_cache(network(10, seed=1), penalties(), data)
 
     @pytest.mark.parametrize(
         "data", [(X[:0], Y[:0]), batches(plain().take(0))], ids=["arrays", "dataset"]
     )
     def test_no_data(self, data):
         with pytest.raises(ValueError, match=r"`data`.*at least one sample"):
-            lgg.teacher_cache(teacher(), penalties(), data)
+            lgg.teacher_cache(network(10, seed=1), penalties(), data)
 
     def test_a_path_that_exists(self, tmp_path):
         with pytest.raises(ValueError, match=r"`path`.*does not exist yet"):
-            lgg.teacher_cache(teacher(), penalties(), (X, Y), path=tmp_path)
+            lgg.teacher_cache(network(10, seed=1), penalties(), (X, Y), path=tmp_path)
 
     def test_an_unknown_tap(self):
         penalty = lgg.Penalty(lgg.losses.GraphDistillation(), [("secnd", "first")])
         with pytest.raises(ValueError, match=r"Unknown tap 'secnd'.*Did you mean 'second'"):
-            lgg.teacher_cache(teacher(), penalty, (X, Y))
+            lgg.teacher_cache(network(10, seed=1), penalty, (X, Y))
 
     def test_a_cache_of_other_penalties(self):
         penalty = lgg.Penalty(lgg.losses.GraphDistillation(), [("second", "first")])
-        cached = lgg.teacher_cache(teacher(), penalty, (X, Y))
+        cached = lgg.teacher_cache(network(10, seed=1), penalty, (X, Y))
         with pytest.raises(ValueError, match=r"(?s)does not hold.*first.*outputs.*second"):
             trained(lgg.Distiller(None, network(4, 2), penalties()), cached.batch(10))
 
