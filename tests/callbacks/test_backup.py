@@ -1,5 +1,6 @@
 """A training that is killed goes on from its last checkpoint, and ends where it would have."""
 
+import os
 import pathlib
 import random
 import signal
@@ -21,8 +22,14 @@ class Training:
     def __init__(self, model, callback, folder):
         self.result = folder / "result.npz"
         command = [sys.executable, str(SCRIPT), model, callback, folder / "backup", self.result]
+        # Where it is killed, it must not leave half a program in a cache that others read.
+        environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def kill_after(self, steps):
