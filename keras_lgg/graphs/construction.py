@@ -11,6 +11,8 @@ from keras import ops
 from keras_lgg.graphs.labels import comparable, memberships
 from keras_lgg.graphs.low_rank import LowRank
 from keras_lgg.graphs.numerics import (
+    as_column,
+    as_row,
     compiled_by_xla,
     connected_nodes,
     inverse_sqrt_degree,
@@ -48,7 +50,7 @@ def _cosines(x, block):
     products = _products({"x": x}, block)
     inverse = inverse_norms(products.diagonal())
     return combine(
-        lambda s, _, rows, columns: rows["r"][:, None] * s * columns["r"][None, :],
+        lambda s, _, rows, columns: as_column(rows["r"]) * s * as_row(columns["r"]),
         products,
         r=inverse,
     )
@@ -85,7 +87,7 @@ def squared_distances(x, block):
     noise = 8.0 * machine_epsilon(x)
 
     def entries(gram, others, rows, columns):
-        norms = rows["norms"][:, None] + columns["norms"][None, :]
+        norms = as_column(rows["norms"]) + as_row(columns["norms"])
         squares = norms - 2.0 * gram
         apart = ops.logical_and(ops.logical_not(squares <= noise * norms), others)
         return ops.where(apart, squares, 0.0)
@@ -99,7 +101,7 @@ def label_products(labels, dtype, block):
         return _products({"x": labels.where_counted(ops.cast(labels.rows, dtype))}, block)
 
     def same(rows, columns, _):
-        return ops.cast(ops.equal(rows["y"][:, None], columns["y"][None, :]), dtype)
+        return ops.cast(ops.equal(as_column(rows["y"]), as_row(columns["y"])), dtype)
 
     return PairMatrix({"y": comparable(labels.classes, block)}, same, block)
 
@@ -116,7 +118,7 @@ def both_counted(matrix, labels):
 
 
 def _both(rows, columns):
-    return rows["counted"][:, None] * columns["counted"][None, :] > 0.5
+    return as_column(rows["counted"]) * as_row(columns["counted"]) > 0.5
 
 
 def outer_products(left, right, block):
@@ -177,7 +179,7 @@ def cosine_factors(x):
     degree = sums - loops
     connected = connected_nodes(degree, _magnitude(sums, loops))
     weights = inverse_sqrt_degree(degree, connected)
-    factor = weights[:, None] * unit
+    factor = as_column(weights) * unit
     return LowRank(factor, factor, -loops * ops.square(weights)), degree * weights
 
 
@@ -191,7 +193,7 @@ def self_similarities(x):
 def scale_rows_and_columns(matrix, weights):
     """``diag(weights) @ matrix @ diag(weights)``."""
     return combine(
-        lambda values, _, rows, columns: rows["w"][:, None] * values * columns["w"][None, :],
+        lambda values, _, rows, columns: as_column(rows["w"]) * values * as_row(columns["w"]),
         matrix,
         w=weights,
     )
@@ -207,7 +209,7 @@ def class_pairs(adjacency, pairs, labels):
         key = comparable(labels.classes, adjacency.block)
 
         def alike(a, b):
-            return ops.equal(a[:, None], b[None, :])
+            return ops.equal(as_column(a), as_row(b))
     else:
         key = memberships(labels)
 
@@ -257,7 +259,7 @@ def _kth_by_bisection(values, others, k):
     def halve(_, bounds):
         low, high = bounds
         middle = low + 0.5 * (high - low)
-        above = ops.logical_and(values >= middle[:, None], others)
+        above = ops.logical_and(values >= as_column(middle), others)
         enough = ops.sum(ops.cast(above, "int32"), axis=1) >= k
         return ops.where(enough, middle, low), ops.where(enough, high, middle)
 
@@ -269,7 +271,7 @@ def nearest(values, others, rows, columns):
     """Which entries of a block lead to a nearest neighbour, by the ``weakest`` of each node."""
     # "not below" in place of "at least": a NaN weight is kept, and stays visible.
     either = ops.logical_not(
-        ops.logical_and(values < rows["weakest"][:, None], values < columns["weakest"][None, :])
+        ops.logical_and(values < as_column(rows["weakest"]), values < as_row(columns["weakest"]))
     )
     return ops.logical_and(either, others)
 
@@ -301,17 +303,19 @@ def matrix_power(matrix, power):
     def entries(rows, columns, others):
         values = ops.transpose(matrix.entries(rows, columns, others))
         for _ in range(power - 1):
-            values = multiply(PairMatrix(columns, matrix.entries, matrix.block), values)
+            values = multiply(
+                PairMatrix(columns, matrix.entries, matrix.block, like=matrix), values
+            )
         return ops.transpose(values)
 
-    return PairMatrix(matrix.tensors, entries, matrix.block)
+    return PairMatrix(matrix.tensors, entries, matrix.block, like=matrix)
 
 
 def pair_smoothness(adjacency, signal, *, power, normalized):
     """``trace(S.T @ L**power @ S)`` of a `PairMatrix`."""
     if not normalized:
         return laplacian_form(lambda z: multiply(adjacency, z), signal, power=power)
-    weights, connected = (w[:, None] for w in root_degrees(adjacency))
+    weights, connected = (as_column(w) for w in root_degrees(adjacency))
     return quadratic_form(
         lambda z: connected * z - weights * multiply(adjacency, weights * z), signal, power=power
     )

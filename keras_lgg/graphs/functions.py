@@ -28,6 +28,7 @@ from keras_lgg.graphs.construction import (
 )
 from keras_lgg.graphs.labels import label_signal, read_labels
 from keras_lgg.graphs.numerics import (
+    as_column,
     connected_nodes,
     flatten_representation,
     inverse_sqrt_degree,
@@ -232,7 +233,7 @@ def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
     else:
         degree = ops.sum(adjacency.matrix, axis=1)
     return adjacency.map_rows(
-        lambda values, others, rows, _: ops.where(others, 0.0, rows["degree"][:, None]) - values,
+        lambda values, others, rows, _: ops.where(others, 0.0, as_column(rows["degree"])) - values,
         degree=degree,
     )
 
@@ -447,8 +448,8 @@ def _linear_smoothness(x, signal, *, power, normalized):
         return laplacian_form(lambda z: cosine_product(x, z), signal, power=power)
     degree, magnitude, loops = cosine_degrees(x)
     connected = connected_nodes(degree, magnitude)
-    weights = inverse_sqrt_degree(degree, connected)[:, None]
-    diagonal = ops.cast(connected, x.dtype)[:, None] + loops[:, None] * ops.square(weights)
+    weights = as_column(inverse_sqrt_degree(degree, connected))
+    diagonal = as_column(ops.cast(connected, x.dtype)) + as_column(loops) * ops.square(weights)
     return quadratic_form(
         lambda z: diagonal * z - weights * cosine_product(x, weights * z), signal, power=power
     )

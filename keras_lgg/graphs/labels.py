@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid
 from keras_lgg.graphs.arrays import check_not_empty, given_array
+from keras_lgg.graphs.numerics import as_column, as_row
 
 FORMS = "integers of shape (n,) or (n, 1), or one-hot, soft or multi-hot labels of shape (n, c)"
 # Whole numbers from here on are not all different in these dtypes.
@@ -185,16 +186,16 @@ def label_signal(labels, *, dtype="float32"):
         signal = ops.one_hot(ops.cast(inside, "int32"), labels.num_classes, dtype=dtype)
     if labels.num_classes is not None:
         # A label out of range, where nothing can raise, must not pass for "no class".
-        signal = ops.where(_in_range(labels)[:, None], signal, float("nan"))
+        signal = ops.where(as_column(_in_range(labels)), signal, float("nan"))
     return labels.where_counted(signal)
 
 
 def label_kernel(labels):
     """Boolean (n, n) of class numbers: true for two samples of one class."""
-    same = ops.equal(labels.classes[:, None], labels.classes[None, :])
+    same = ops.equal(as_column(labels.classes), as_row(labels.classes))
     if labels.counted is None:
         return same
-    both = ops.logical_and(labels.counted[:, None], labels.counted[None, :])
+    both = ops.logical_and(as_column(labels.counted), as_row(labels.counted))
     return ops.logical_and(same, both)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_lgg.graphs.numerics import as_column
+
 
 class LowRank(NamedTuple):
     """``left @ right.T + diag(diagonal)``, with factors ``(n, r)`` and a diagonal ``(n,)``."""
@@ -20,11 +22,11 @@ class LowRank(NamedTuple):
 
     def multiply(self, z):
         """The matrix times ``z`` of shape (n, c)."""
-        return self.left @ (ops.transpose(self.right) @ z) + self.diagonal[:, None] * z
+        return self.left @ (ops.transpose(self.right) @ z) + as_column(self.diagonal) * z
 
     def multiply_transposed(self, z):
         """The transposed matrix times ``z`` of shape (n, c)."""
-        return self.right @ (ops.transpose(self.left) @ z) + self.diagonal[:, None] * z
+        return self.right @ (ops.transpose(self.left) @ z) + as_column(self.diagonal) * z
 
 
 def add(a, b):
@@ -39,7 +41,7 @@ def add(a, b):
 def product(a, b):
     """The matrix product ``a @ b``."""
     through = LowRank(a.left, b.multiply_transposed(a.right), 0.0 * a.diagonal)
-    beside = LowRank(a.diagonal[:, None] * b.left, b.right, a.diagonal * b.diagonal)
+    beside = LowRank(as_column(a.diagonal) * b.left, b.right, a.diagonal * b.diagonal)
     return add(through, beside)
 
 
@@ -60,7 +62,7 @@ def subtract(a, b, *, along):
     """
     along = ops.stop_gradient(along)
     norm = ops.sqrt(ops.sum(ops.square(along)))
-    along = (along / ops.where(ops.equal(norm, 0.0), 1.0, norm))[:, None]
+    along = as_column(along / ops.where(ops.equal(norm, 0.0), 1.0, norm))
     (a_rest, a_common, a_left, a_right), (b_rest, b_common, b_left, b_right) = (
         _deflate(m, along) for m in (a, b)
     )
@@ -119,7 +121,9 @@ def _row_products(a, b, classes):
         sums = _low_rank_products(a.left, a.right, b.left, b.right)
     else:
         of_class = keras.remat(
-            lambda y, left, right, *other: y * _low_rank_products(left, y[:, None] * right, *other)
+            lambda y, left, right, *other: (
+                y * _low_rank_products(left, as_column(y) * right, *other)
+            )
         )
         by_class = ops.map(
             lambda y: of_class(y, a.left, a.right, b.left, b.right), ops.transpose(classes)

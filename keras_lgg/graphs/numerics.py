@@ -43,6 +43,16 @@ def in_one_dtype(*tensors):
     return [ops.cast(x, dtype) for x in tensors]
 
 
+def as_column(x):
+    """``(n,)`` as ``(n, 1)``; an index of ``None`` would take far longer to trace."""
+    return ops.expand_dims(x, 1)
+
+
+def as_row(x):
+    """``(n,)`` as ``(1, n)``."""
+    return ops.expand_dims(x, 0)
+
+
 def machine_epsilon(x):
     """The relative rounding error of the dtype of a tensor."""
     return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)

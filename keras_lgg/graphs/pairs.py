@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_lgg.checks import check_positive_integer
+from keras_lgg.graphs.numerics import as_column, as_row
 
 # Samples of the largest batch whose matrix is held whole; its entries, 16 MiB in float32, are
 # those of the largest block, too.
@@ -24,16 +25,15 @@ class PairMatrix:
             ``rows`` are the tensors of b samples, ``columns`` those of all n, and ``others`` is
             a boolean ``(b, n)``, false on the diagonal.
         block: Rows of a block, or ``None`` to compute and hold the whole matrix now.
+        like: A `PairMatrix` of the same samples, whose ``others`` serve again.
     """
 
-    def __init__(self, tensors, entries, block):
+    def __init__(self, tensors, entries, block, *, like=None):
         self.tensors, self.entries, self.block = tensors, entries, block
         if block is None:
-            index = ops.arange(ops.shape(keras.tree.flatten(tensors)[0])[0])
-            others = ops.not_equal(index[:, None], index[None, :])
-            self.tensors = entries(tensors, tensors, others)
+            self.others = _others(keras.tree.flatten(tensors)[0]) if like is None else like.others
+            self.tensors = entries(tensors, tensors, self.others)
             self.entries = lambda rows, columns, others: rows
-            self._others = others
 
     @property
     def matrix(self):
@@ -53,7 +53,7 @@ class PairMatrix:
         """
         only_rows = only_rows or {}
         if self.block is None:
-            return function(self.matrix, self._others, {**tensors, **only_rows}, tensors)
+            return function(self.matrix, self.others, {**tensors, **only_rows}, tensors)
         structure = (self.tensors, tensors)
         columns = keras.tree.flatten(structure)
         names = list(only_rows)
@@ -67,7 +67,7 @@ class PairMatrix:
                 for half in (flat[: len(columns)], flat[len(columns) : 2 * len(columns)])
             )
             extra = dict(zip(names, flat[2 * len(columns) :], strict=True))
-            others = ops.not_equal(row_index[:, None], column_index[None, :])
+            others = ops.not_equal(as_column(row_index), as_row(column_index))
             values = self.entries(rows[0], whole[0], others)
             return function(values, others, {**rows[1], **extra}, whole[1])
 
@@ -84,7 +84,13 @@ class PairMatrix:
 
     def diagonal(self):
         """The diagonal (n,); only where ``block`` is ``None``."""
-        return ops.sum(ops.where(self._others, 0.0, self.matrix), axis=1)
+        return ops.sum(ops.where(self.others, 0.0, self.matrix), axis=1)
+
+
+def _others(x):
+    """Which entries of a matrix of all pairs of rows of ``x`` are off the diagonal."""
+    index = ops.arange(ops.shape(x)[0])
+    return ops.not_equal(as_column(index), as_row(index))
 
 
 def whole(matrix):
@@ -107,7 +113,8 @@ def combine(function, *matrices, **tensors):
         ]
         return function(*values, others, rows[1], columns[1])
 
-    return PairMatrix(([m.tensors for m in matrices], tensors), entries, matrices[0].block)
+    first = matrices[0]
+    return PairMatrix(([m.tensors for m in matrices], tensors), entries, first.block, like=first)
 
 
 def rows_of_block(n, block_size):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.graphs.numerics import to_float
+from keras_lgg.graphs.numerics import as_column, to_float
 
 POOLS = (None, "mean", "max", "first", "last")
 # How other libraries, KerasHub among them, name the inputs that say which positions count.
@@ -103,7 +103,7 @@ def _mean(x, mask):
 def _max(x, mask):
     lowest = ops.full_like(x, -float("inf"))
     largest = ops.max(ops.where(mask[:, :, None], x, lowest), axis=1)
-    return ops.where(ops.any(mask, axis=1)[:, None], largest, 0.0)
+    return ops.where(as_column(ops.any(mask, axis=1)), largest, 0.0)
 
 
 def _first(x, mask):
@@ -121,7 +121,7 @@ def _at(x, index, mask):
     """One position of each sample."""
     index = ops.cast(index, "int32")[:, None, None]
     found = ops.squeeze(ops.take_along_axis(x, index, axis=1), axis=1)
-    return ops.where(ops.any(mask, axis=1)[:, None], found, 0.0)
+    return ops.where(as_column(ops.any(mask, axis=1)), found, 0.0)
 
 
 _POOLING = {"mean": _mean, "max": _max, "first": _first, "last": _last}

@@ -8,6 +8,8 @@ hand, since automatic ones write several arrays of the size of the representatio
 import keras
 from keras import ops
 
+from keras_lgg.graphs.numerics import as_column
+
 # Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
 # a dead row stays bounded.
 EPSILON = 1e-12
@@ -50,7 +52,7 @@ def unit_rows(x, epsilon=EPSILON):
     # At least 1 for every row longer than 2 * epsilon: the bounds act on shorter ones alone.
     squares = squared_norms(x)
     inverse = ops.rsqrt(ops.maximum(squares, 0.25))
-    return x * ops.where(squares < (0.5 * ZERO / epsilon) ** 2, 0.0, inverse)[:, None]
+    return x * as_column(ops.where(squares < (0.5 * ZERO / epsilon) ** 2, 0.0, inverse))
 
 
 def cosine_product(x, z):
@@ -68,7 +70,7 @@ def cosine_product(x, z):
 
 def _cosine_factors(x, z):
     squares = squared_norms(x)
-    inverse = inverse_norms(squares)[:, None]
+    inverse = as_column(inverse_norms(squares))
     scaled = inverse * z
     # Signals first, (c, d): XLA on a CPU takes twice as long for x.T @ scaled.
     sums = ops.matmul(ops.transpose(scaled), x)
@@ -85,7 +87,7 @@ def _cosine_product(x, z):
         z_gradient = inverse * ops.matmul(x, ops.transpose(upstream_sums))
         # What the norms take away; rows that EPSILON bounds do not depend on their norm.
         radial = ops.sum(z * z_gradient + upstream * product, axis=1, keepdims=True)
-        radial = ops.where(squares[:, None] < EPSILON**2, 0.0, radial * ops.square(inverse))
+        radial = ops.where(as_column(squares) < EPSILON**2, 0.0, radial * ops.square(inverse))
         left = ops.concatenate([scaled, scaled_upstream], axis=1)
         right = ops.concatenate([upstream_sums, sums], axis=0)
         return ops.matmul(left, right) - radial * x, z_gradient

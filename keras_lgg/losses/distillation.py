@@ -16,7 +16,7 @@ from keras_lgg.graphs.differences import (
 )
 from keras_lgg.graphs.functions import labels_of_pairs
 from keras_lgg.graphs.labels import label_signal, memberships
-from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype, safe_sqrt
+from keras_lgg.graphs.numerics import as_column, flatten_representation, in_one_dtype, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
 from keras_lgg.types import DType, Tensor
@@ -98,7 +98,7 @@ def graph_distillation(
             power=power,
             pairs=pairs,
             one_hot=one_hot,
-            counted=None if counted is None else counted[:, None],
+            counted=None if counted is None else as_column(counted),
         )
         if one_hot is None:
             return rows, accurate
@@ -354,7 +354,7 @@ def _relative_distances(x, block):
     mean = ops.sum(distances.map_rows(row_sums)) / ops.maximum(n * (n - 1.0), 1.0)
     inverse = 1.0 / ops.where(ops.equal(mean, 0.0), ops.ones_like(mean), mean)
     return combine(
-        lambda values, _, rows, __: values * rows["inverse"][:, None],
+        lambda values, _, rows, __: values * as_column(rows["inverse"]),
         distances,
         inverse=ops.broadcast_to(inverse, ops.shape(x)[:1]),
     )

@@ -22,7 +22,7 @@ from keras_lgg.graphs.differences import factors_or_pairs, is_accurate
 from keras_lgg.graphs.functions import to_adjacency
 from keras_lgg.graphs.labels import FORMS, check_known, known_values, label_signal, read_labels
 from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
-from keras_lgg.graphs.numerics import flatten_representation
+from keras_lgg.graphs.numerics import as_column, as_row, flatten_representation
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.products import unit_rows
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
@@ -295,7 +295,7 @@ def _half_squared_label_distances(labels, dtype, block):
     norms = ops.sum(ops.square(ops.cast(labels.rows, dtype)), axis=1)
     return combine(
         lambda products, _, rows, columns: (
-            0.5 * (rows["norms"][:, None] + columns["norms"][None, :]) - products
+            0.5 * (as_column(rows["norms"]) + as_row(columns["norms"])) - products
         ),
         products,
         norms=norms,

@@ -6,7 +6,7 @@ from keras import ops
 from keras_lgg.checks import described_by
 from keras_lgg.graphs.construction import squared_distances
 from keras_lgg.graphs.labels import class_indices, read_labels
-from keras_lgg.graphs.numerics import flatten_representation, safe_sqrt
+from keras_lgg.graphs.numerics import as_column, as_row, flatten_representation, safe_sqrt
 from keras_lgg.losses.base import GeometryLoss, check_options
 from keras_lgg.types import DType, Tensor
 
@@ -63,7 +63,7 @@ def _spanning_tree(x, classes):
     """
     squares, _ = squared_distances(x, None)
     squares = squares.matrix
-    same = ops.equal(classes[:, None], classes[None, :])
+    same = ops.equal(as_column(classes), as_row(classes))
     distances = ops.where(same, squares, squares + 2.0 * ops.max(squares) + 1.0)
     n = ops.shape(x)[0]
     index = ops.arange(n, dtype="int32")

@@ -15,6 +15,8 @@ from keras_lgg.checks import check_choice, check_positive, invalid
 from keras_lgg.graphs.arrays import as_tensor, host_array
 from keras_lgg.graphs.labels import known_values
 from keras_lgg.graphs.numerics import (
+    as_column,
+    as_row,
     flatten_representation,
     in_one_dtype,
     machine_epsilon,
@@ -362,7 +364,7 @@ def _inverse_root_covariance(centred):
     reached = ops.where(few, variances > 0, reached)
     inverse = ops.where(reached, ops.rsqrt(ops.where(reached, variances, 1.0)), 0.0)
     root = ops.where(reached, ops.sqrt(variances), 1.0)
-    slopes = inverse[:, None] * inverse[None, :] / (root[:, None] + root[None, :])
+    slopes = as_column(inverse) * as_row(inverse) / (as_column(root) + as_row(root))
     change = _on_axes(covariance - ops.stop_gradient(covariance), axes)
     return ops.matmul(ops.transpose(axes), ops.matmul(ops.diag(inverse) - slopes * change, axes))
 
@@ -441,7 +443,7 @@ def _euclidean(x, anchors, stats, *, p, eps):
     scale = ops.where(ops.equal(scale, 0.0), 1.0, scale)
     reach = ops.where(ops.equal(reach, 0.0), 1.0, reach)
     x, anchors, ratio = x / scale, anchors / reach, reach / scale
-    norms = squared_norms(x)[:, None] + ops.square(ratio) * squared_norms(anchors)[None, :]
+    norms = as_column(squared_norms(x)) + ops.square(ratio) * as_row(squared_norms(anchors))
     squares = norms - 2.0 * ratio * ops.matmul(x, ops.transpose(anchors))
     # What is below the rounding of the products is no distance, and has no direction.
     zero = squares <= 8.0 * machine_epsilon(x) * norms
