@@ -21,12 +21,11 @@ def first_steps(build=resnet18, *, pairs=8, taps=16, builds=BUILDS, jit):
         builds: Of each network, in turns; the times are medians.
         jit: As in `keras.Model.compile`.
     """
-    names = _names(build(), max(pairs, taps))
     makes = {
         "plain": build,
         "teacher": build,
-        "GeometryModel": lambda: _penalized(build(), names[-taps:]),
-        "Distiller": lambda: _distilled(build, names[-pairs:]),
+        "GeometryModel": lambda: _penalized(build(), taps),
+        "Distiller": lambda: _distilled(build(), build(), pairs),
     }
     _seconds("plain", build(), jit)  # what a process does once
     times = {name: [] for name in makes}
@@ -48,15 +47,16 @@ def _names(model, count):
     return [layer.name for layer in model.layers if isinstance(layer, kinds)][-count - 1 : -1]
 
 
-def _penalized(base, names):
+def _penalized(base, count):
     loss = lgg.losses.SmoothnessVariation(power=2, num_classes=10)
-    return lgg.GeometryModel(base, [lgg.Penalty(loss, names, weight=1e-5)])
+    return lgg.GeometryModel(base, [lgg.Penalty(loss, _names(base, count), weight=1e-5)])
 
 
-def _distilled(build, names):
-    pairs = [(name, name) for name in names]
+def _distilled(teacher, student, count):
+    # Keras numbers the layers of each build anew.
+    pairs = list(zip(_names(teacher, count), _names(student, count), strict=True))
     penalty = lgg.Penalty(lgg.losses.GraphDistillation(), pairs, weight=25.0)
-    return lgg.Distiller(build(), build(), [penalty])
+    return lgg.Distiller(teacher, student, [penalty])
 
 
 def _seconds(name, model, jit):
