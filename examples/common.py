@@ -202,11 +202,13 @@ def summary(frame, rows, columns, *, digits=1):
     return table.fillna("")
 
 
-def summaries(frame, kinds=None):
+def summaries(frame, kinds=None, *, digits=1):
     """A table for each kind of metric, where a metric's name is ``"kind: column"``."""
     parts = frame["metric"].str.partition(": ")
     return {
-        kind: summary(frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric")
+        kind: summary(
+            frame[parts[0] == kind].assign(metric=parts[2]), "variant", "metric", digits=digits
+        )
         for kind in kinds or dict.fromkeys(parts[0])
     }
 

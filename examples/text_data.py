@@ -1,10 +1,13 @@
-"""Texts of the examples that say the same in several languages, line by line.
+"""Texts of the examples: those that say the same in several languages, line by line; English alone.
 
     halves      needs no download: what the installed packages say of their functions and classes
                 (NumPy, SciPy, pandas, scikit-learn, Matplotlib, Keras), cut in the middle. The
                 "languages" are the first and the second half: other sentences on the same thing,
                 in the same English, and so less alike than translations are. The texts depend on
                 the versions that are installed.
+    documentation
+                needs no download: the paragraphs of the same texts, in English alone, with their
+                lists of arguments and lines of code, each paragraph once.
     multi30k    captions of 30,000 pictures in English, German, French and Czech (Elliott et al.,
                 "Multi30K: multilingual English-German image descriptions", 2016, and the shared
                 tasks of 2017 and 2018), as at https://github.com/multi30k/dataset: the files
@@ -61,7 +64,9 @@ DOCUMENTED = (
     "sklearn.preprocessing",
     "sklearn.svm",
 )
+ENGLISH = ("documentation", "multi30k")
 FEWEST_WORDS = 80  # of a text that is cut in two
+FEWEST_IN_PARAGRAPH = 8
 TESTED = 500  # of the halves
 
 
@@ -87,14 +92,24 @@ def load(args):
     """
     if args.data == "halves":
         return halves()
-    folder = pathlib.Path(args.data_dir or os.environ.get("TFDS_DATA_DIR", ".")) / "multi30k"
     parts = [
-        {name: _lines(folder / f"{part}.{name}.gz") for name in languages(args.data)}
+        {name: _captions(args, part, name) for name in languages(args.data)}
         for part in ("train", "test_2016_flickr")
     ]
     for part in parts:
         check_paired(part)
     return Texts(*parts)
+
+
+def english(args):
+    """The English texts of ``--data`` to train with: documentation, or captions.
+
+    Raises:
+        ValueError: If there is no such data.
+        FileNotFoundError: If the file is missing; it says where to get it.
+    """
+    check_choice("--data", args.data, ENGLISH)
+    return paragraphs() if args.data == "documentation" else _captions(args, "train", "en")
 
 
 def halves():
@@ -113,6 +128,13 @@ def halves():
     )
 
 
+def paragraphs():
+    """The longer paragraphs of the texts on the installed packages, each once, mixed."""
+    found = {" ".join(part.split()) for text in _documentation() for part in text.split("\n\n")}
+    found = sorted(part for part in found if part.count(" ") + 1 >= FEWEST_IN_PARAGRAPH)
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
 def check_paired(texts):
     """Raise unless all languages have as many texts."""
     counts = {language: len(lines) for language, lines in texts.items()}
@@ -123,7 +145,9 @@ def check_paired(texts):
         )
 
 
-def _lines(path):
+def _captions(args, part, language):
+    folder = pathlib.Path(args.data_dir or os.environ.get("TFDS_DATA_DIR", ".")) / "multi30k"
+    path = folder / f"{part}.{language}.gz"
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {path}. Expected the captions of Multi30k in the folder 'multi30k' "
