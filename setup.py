@@ -30,7 +30,7 @@ EXTRAS = {
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
     "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3.1"],
-    "text": ["scikit-learn>=1.5", "keras-hub>=0.32"],
+    "text": ["scikit-learn>=1.5", "keras-hub>=0.32", "gensim>=4.4"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],

@@ -12,15 +12,15 @@ the word itself come (mean reciprocal rank), and how alike are its two descripti
 
 The texts are English, and what they are, and where a user gets them, is in ``text_data.py``. After
 the table of word embeddings in Moschella et al., ICLR 2023, section 4.1, with its choices of
-anchors; there the vectors were published ones, of texts a thousand times as long. Beside them stand
-codes of centred vectors, the spaces as they are, one of them rotated to the other (Procrustes, on
-the same anchors), and, as a control, codes with the anchors of one space in another order. Anchors
-are not among the words that are compared.
+anchors; there the vectors were published ones, of billions of words. Beside them stand codes of
+centred vectors, the spaces as they are, one of them rotated to the other (Procrustes, on the same
+anchors), and, as a control, codes with the anchors of one space in another order. Anchors are not
+among the words that are compared.
 
 Both learn by skip-gram, which the authors of word2vec advise for rare words, as most are in a small
-corpus, and for 20 epochs, as the texts are short; gensim would take CBOW and 5. All else is as in
-gensim. Prints its tables and writes two figures into --output. Needs the extras ``examples``,
-``relative`` and ``text``.
+corpus, and for 20 epochs, as the texts are short; gensim would take CBOW and 5. All else but the
+buckets of FastText is as in gensim. Prints its tables and writes two figures into --output. Needs
+the extras ``examples``, ``relative`` and ``text``.
 """
 
 import collections

@@ -353,6 +353,156 @@ def test_texts_of_unequal_number():
         text_data.check_paired({"en": ["a", "b"], "de": ["c"]})
 
 
+@ON_TENSORFLOW
+def test_word_vectors(run, tmp_path):
+    pytest.importorskip("gensim", reason="word vectors need the extra text")
+    import word_vectors as example
+
+    values, page, output = run(example)
+    assert "    python examples/word_vectors.py --quick" in page
+    for name in ("", f"_{example.PICTURE}"):
+        assert f"(results_word_vectors_documentation{name}.png)" in page
+        assert (tmp_path / f"results_word_vectors_documentation{name}.png").stat().st_size > 10_000
+    assert list(dict.fromkeys(values.index.get_level_values("variant"))) == list(example.SPACES)
+    for value in values:
+        assert f"{value:.2f}" in page
+        assert f"{value:.2f}" in output
+    for direction in ("word2vec → FastText", "FastText → word2vec"):
+        jaccard, mrr, cosine = (
+            values.xs(f"{direction}: {metric}", level="metric") for metric in example.AGREEMENT
+        )
+        for space in (*example.ANCHORS, example.CENTRED, example.PROCRUSTES):
+            assert jaccard[space] > 0.2
+            assert mrr[space] > 0.5
+            assert cosine[space] > 0.5
+        for space in (example.ABSOLUTE, example.PERMUTED):
+            assert jaccard[space] < 0.05
+            assert mrr[space] < 0.05
+        assert abs(cosine[example.ABSOLUTE]) < 0.2
+        assert cosine["uniform"] > cosine[example.PERMUTED] + 0.03, "vectors lie in a cone"
+
+
+@ON_TENSORFLOW
+def test_words_of_a_space_and_of_the_same_one_turned(monkeypatch, tmp_path):
+    """Nothing but a rotation between both: relative codes see none, the coordinates see all."""
+    import word_vectors as example
+
+    count, width = 1500, 16
+    rng = np.random.default_rng(0)
+    vectors, (turn, _) = rng.normal(size=(count, width)), np.linalg.qr(rng.normal(size=(width, 16)))
+    spaces = {"word2vec": vectors, "FastText": 3 * vectors @ turn}
+    seeds = []
+
+    def train(args, name, texts, words, seed):
+        seeds.append(seed)
+        return spaces[name]
+
+    text = [[f"w{i}"] * 5 for i in range(count)] + [["rare"] * 4]
+    monkeypatch.setattr(example, "sentences", lambda args: text)
+    monkeypatch.setattr(example, "train", train)
+    args = example.parse(["--anchors", "100", "--output", str(tmp_path)])
+    found = {(r["variant"], r["metric"]): r["value"] for r in example.run_seed(args, 1)}
+    assert len(set(seeds)) == 2, "or both start from the same vectors"
+    assert len(found) == len(example.SPACES) * 2 * 3
+    for (space, metric), value in found.items():
+        if space in (example.ABSOLUTE, example.PERMUTED):
+            assert abs(value) < 0.2, (space, metric)
+        else:
+            assert value == pytest.approx(1, abs=1e-4), (space, metric)
+    # What is looked up where: the coordinates of both, without the anchors of this seed.
+    anchors = lgg.relative.select_anchors(vectors, 100, seed=1)
+    rest = {name: np.delete(space, anchors, axis=0) for name, space in spaces.items()}
+    for a, b in (("word2vec", "FastText"), ("FastText", "word2vec")):
+        expected = lgg.relative.compare_spaces(rest[a], rest[b])
+        for metric, key in example.AGREEMENT.items():
+            assert found[example.ABSOLUTE, f"{a} → {b}: {metric}"] == expected[key]
+
+
+@ON_TENSORFLOW
+def test_anchors_are_not_compared():
+    import word_vectors as example
+
+    a, b = (np.random.default_rng(seed).normal(size=(200, 8)) for seed in (0, 1))
+    anchors = np.arange(0, 200, 2)
+    b[anchors] = a[anchors]  # which would make half of all ranks 1
+    assert example.compare(a, b, anchors)["mrr"] < 0.2
+
+
+@ON_TENSORFLOW
+def test_words_of_a_group_are_alike_and_a_plane_is_that_of_the_first():
+    import word_vectors as example
+
+    rng = np.random.default_rng(0)
+    middles = 10 * np.eye(8)[: example.GROUPS]
+    which = np.tile(np.arange(example.GROUPS), 50)
+    space = middles[which] + rng.normal(size=(len(which), 8)) / 10
+    groups = example.alike(space, seed=0)
+    assert sorted(which[group[0]] for group in groups) == list(range(example.GROUPS))
+    for group in groups:
+        assert (which[group] == which[group[0]]).all()
+        assert len(set(group)) == example.NEAREST
+    # Rows of length 1 that differ in the first coordinate most, and in the second less.
+    first = np.array([[3, 0, 4], [-3, 0, 4], [0, 1, 7**0.5 * 2], [0, -1, 7**0.5 * 2]])
+    one, other = example.in_plane(first, 2 * first[::-1])
+    expected = np.array([[0.6, 0], [-0.6, 0], [0, 29**-0.5], [0, -(29**-0.5)]])
+    signs = np.sign(one[0, 0]), np.sign(one[2, 1])
+    assert one == pytest.approx(expected * signs, abs=1e-9)
+    assert other == pytest.approx(one[::-1], abs=1e-9)
+    _, turned = example.in_plane(first, first[:, [1, 0, 2]])
+    assert turned == pytest.approx(expected[:, ::-1] * signs, abs=1e-9)
+
+
+@ON_TENSORFLOW
+def test_a_seed_decides_word_vectors():
+    pytest.importorskip("gensim", reason="word vectors need the extra text")
+    import word_vectors as example
+
+    args = example.parse(["--epochs", "2", "--width", "8", "--occurrences", "1"])
+    texts = [["a", "red", "house"], ["a", "blue", "house"], ["the", "red", "car"]]
+    words = ["red", "house", "a"]
+    for name in example.MODELS:
+        first, again, other = (example.train(args, name, texts, words, s) for s in (3, 3, 4))
+        assert first.shape == (3, 8)
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (["--data", "halves"], ValueError, "--data.*documentation.*multi30k"),
+        (["--data", "multi30k", "--data-dir", "."], FileNotFoundError, "train.en.gz.*text_data.py"),
+        (["--texts", "100"], ValueError, r"too few words.*310.*--occurrences 5.*in 100 texts"),
+    ],
+)
+@ON_TENSORFLOW
+def test_texts_with_too_few_words(options, error, message, tmp_path, monkeypatch):
+    import word_vectors as example
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        example.main(options)
+
+
+@ON_TENSORFLOW
+def test_words_and_paragraphs(monkeypatch):
+    """Frequent words first, in lower case; a paragraph counts once, and a short one not at all."""
+    import text_data
+    import word_vectors as example
+
+    long = "One two three four five six seven eight"
+    monkeypatch.setattr(
+        text_data, "_documentation", lambda: {f"{long}\n\nshort", f"x\n\n{long.replace(' ', '  ')}"}
+    )
+    assert text_data.paragraphs() == [long]
+    monkeypatch.setattr(text_data, "english", lambda args: ["A dog's 2 dogs.", "a Dog", "a cat"])
+    args = example.parse(["--texts", "2", "--occurrences", "2", "--anchors", "2"])
+    texts = example.sentences(args)
+    assert texts == [["a", "dog", "s", "dogs"], ["a", "dog"]]
+    monkeypatch.setattr(example, "K", 0)
+    assert example.vocabulary(args, texts) == ["a", "dog"]
+
+
 def test_correlations_by_hand():
     """Of runs that have learnt, where r is defined, without that of the reference."""
     import compare_spaces
