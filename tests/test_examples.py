@@ -387,7 +387,7 @@ def test_words_of_a_space_and_of_the_same_one_turned(monkeypatch, tmp_path):
     """Nothing but a rotation between both: relative codes see none, the coordinates see all."""
     import word_vectors as example
 
-    count, width = 1500, 16
+    count, width = 600, 16
     rng = np.random.default_rng(0)
     vectors, (turn, _) = rng.normal(size=(count, width)), np.linalg.qr(rng.normal(size=(width, 16)))
     spaces = {"word2vec": vectors, "FastText": 3 * vectors @ turn}
