@@ -1,10 +1,11 @@
-"""Texts of the examples: those that say the same in several languages, line by line; English alone.
+"""Texts of the examples, in several languages line by line, some with classes; or in English.
 
     halves      needs no download: what the installed packages say of their functions and classes
                 (NumPy, SciPy, pandas, scikit-learn, Matplotlib, Keras), cut in the middle. The
                 "languages" are the first and the second half: other sentences on the same thing,
                 in the same English, and so less alike than translations are. The texts depend on
-                the versions that are installed.
+                the versions that are installed. The classes are the package (coarse) and the
+                module (fine), which many of the texts name.
     documentation
                 needs no download: the paragraphs of the same texts, in English alone, with their
                 lists of arguments and lines of code, each paragraph once.
@@ -13,8 +14,15 @@
                 tasks of 2017 and 2018), as at https://github.com/multi30k/dataset: the files
                 ``{train,test_2016_flickr}.{en,de,fr,cs}.gz`` of its folder ``data/task1/raw``, for
                 research.
+    trec        5,444 questions to train with and 499 to test, in English and Hindi, each with one
+                of 6 coarse and 50 fine classes of what it asks for (Li and Roth, "Learning question
+                classifiers", COLING 2002; the translation is that of
+                https://github.com/tmadhuri/TREC-HindiData). ``train.tsv`` and ``test.tsv``, in
+                UTF-8, have a header and four columns with tabs between them and no quotation
+                marks around: coarse, fine (``NUM``, ``NUM:date``), english, hindi.
 
-The latter are read from the folder ``multi30k`` in ``--data-dir``, or in ``TFDS_DATA_DIR``.
+The latter two are read from the folders ``multi30k`` and ``trec`` in ``--data-dir``, or in
+``TFDS_DATA_DIR``.
 """
 
 import gzip
@@ -27,10 +35,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_lgg.checks import check_choice
+from keras_lgg.checks import check_choice, invalid
 
-NAMES = ("halves", "multi30k")
-LANGUAGES = {"halves": ("first half", "second half"), "multi30k": ("en", "de", "fr", "cs")}
+NAMES = ("halves", "multi30k", "trec")
+WITH_CLASSES = ("halves", "trec")
+LANGUAGES = {
+    "halves": ("first half", "second half"),
+    "multi30k": ("en", "de", "fr", "cs"),
+    "trec": ("English", "Hindi"),
+}
+COLUMNS = ("coarse", "fine", "english", "hindi")  # of TREC
 DOCUMENTED = (
     "keras.layers",
     "keras.losses",
@@ -77,6 +91,13 @@ class Texts(NamedTuple):
     test: dict[str, list[str]]
 
 
+class Classes(NamedTuple):
+    """Integers from 0, one for each text; the fine ones are parts of the coarse ones."""
+
+    coarse: np.ndarray
+    fine: np.ndarray
+
+
 def languages(data):
     """The languages of ``--data``; a ValueError where there is no such data."""
     check_choice("--data", data, NAMES)
@@ -90,8 +111,8 @@ def load(args):
         ValueError: If the languages have unequal numbers of texts.
         FileNotFoundError: If a file is missing; it says where to get it.
     """
-    if args.data == "halves":
-        return halves()
+    if args.data in WITH_CLASSES:
+        return with_classes(args)[0]
     parts = [
         {name: _captions(args, part, name) for name in languages(args.data)}
         for part in ("train", "test_2016_flickr")
@@ -112,20 +133,65 @@ def english(args):
     return paragraphs() if args.data == "documentation" else _captions(args, "train", "en")
 
 
+def with_classes(args):
+    """The `Texts` of ``--data``, and the `Classes` of both parts.
+
+    Raises:
+        ValueError: If these texts have no classes, a line lacks a language or a class, or a class
+            of the test texts is none of the training texts'.
+        FileNotFoundError: If a file is missing; it says where to get it.
+    """
+    check_choice("--data", args.data, WITH_CLASSES)
+    if args.data == "halves":
+        parts = halves()
+    else:
+        parts = [questions(_folder(args) / f"{part}.tsv") for part in ("train", "test")]
+    texts, names = zip(*parts, strict=True)
+    return Texts(*texts), *_integers(*names)
+
+
 def halves():
-    """Both halves of each longer text on a function or class of the installed packages."""
-    words = [text.split() for text in sorted(_documentation())]
-    words = [each for each in words if len(each) >= FEWEST_WORDS]
-    order = np.random.default_rng(0).permutation(len(words))
-    cut = [
-        (" ".join(words[i][: len(words[i]) // 2]), " ".join(words[i][len(words[i]) // 2 :]))
-        for i in order
-    ]
-    both = dict(zip(LANGUAGES["halves"], map(list, zip(*cut, strict=True)), strict=True))
-    return Texts(
-        {name: texts[:-TESTED] for name, texts in both.items()},
-        {name: texts[-TESTED:] for name, texts in both.items()},
-    )
+    """Training and test part: both halves of longer texts on what packages hold, and `Classes`."""
+    documented = _documentation()
+    texts = [text for text in sorted(documented) if len(text.split()) >= FEWEST_WORDS]
+    texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+    for part in (texts[:-TESTED], texts[-TESTED:]):
+        words = [text.split() for text in part]
+        cut = [(each[: len(each) // 2], each[len(each) // 2 :]) for each in words]
+        both = zip(LANGUAGES["halves"], zip(*cut, strict=True), strict=True)
+        modules = [documented[text] for text in part]
+        packages = [module.partition(".")[0] for module in modules]
+        yield {name: list(map(" ".join, half)) for name, half in both}, Classes(packages, modules)
+
+
+def questions(path):
+    """The texts of a file of TREC, by language, and the names of their `Classes`."""
+    _check_is_file(path)
+    header, *rows = (line.split("\t") for line in path.read_text("utf-8").rstrip().split("\n"))
+    for number, row in enumerate([header, *rows], start=1):
+        if len(row) != len(COLUMNS) or not all(map(str.strip, row)):
+            raise ValueError(
+                f"Line {number} of {path} does not pair. Expected {', '.join(COLUMNS)}, with a tab "
+                f"between them and none empty. Received: {row}. Leave out a question that one of "
+                "the languages lacks."
+            )
+    if tuple(header) != COLUMNS:
+        expected = f"a header {', '.join(COLUMNS)} in {path}, with a tab between them"
+        raise invalid("--data-dir", expected, repr(header))
+    coarse, fine, *texts = map(list, zip(*rows, strict=True))
+    return dict(zip(LANGUAGES["trec"], texts, strict=True)), Classes(coarse, fine)
+
+
+def _integers(train, test):
+    """The `Classes` of both parts as integers, from their names."""
+    numbered = []
+    for names, others in zip(train, test, strict=True):
+        known = {name: i for i, name in enumerate(sorted(set(names)))}
+        if not set(others) <= set(known):
+            expected = f"test texts of the {len(known)} classes of the training texts"
+            raise invalid("--data", expected, f"{sorted(set(others) - set(known))}, too")
+        numbered.append([np.array([known[name] for name in part]) for part in (names, others)])
+    return [Classes(*part) for part in zip(*numbered, strict=True)]
 
 
 def paragraphs():
@@ -145,31 +211,41 @@ def check_paired(texts):
         )
 
 
-def _captions(args, part, language):
-    folder = pathlib.Path(args.data_dir or os.environ.get("TFDS_DATA_DIR", ".")) / "multi30k"
-    path = folder / f"{part}.{language}.gz"
+def _folder(args):
+    return pathlib.Path(args.data_dir or os.environ.get("TFDS_DATA_DIR", ".")) / args.data
+
+
+def _check_is_file(path):
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no file {path}. Expected the captions of Multi30k in the folder 'multi30k' "
-            "of --data-dir or TFDS_DATA_DIR; where they are from is in examples/text_data.py. "
+            f"There is no file {path}. Expected the texts in a folder '{path.parent.name}' of "
+            "--data-dir or TFDS_DATA_DIR; where they are from is in examples/text_data.py. "
             "Without --data, the example runs on texts that need no download."
         )
+
+
+def _captions(args, part, language):
+    path = _folder(args) / f"{part}.{language}.gz"
+    _check_is_file(path)
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return file.read().splitlines()
 
 
 def _documentation():
-    """The different texts on what the packages hold, and on the methods of their classes."""
-    texts = set()
+    """The different texts on what the packages hold, and on the methods of their classes.
+
+    A dict from a text to the first module that has it.
+    """
+    found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that will go
         for name in DOCUMENTED:
             module = importlib.import_module(name)
             for public in _public(module):
-                texts.add(inspect.getdoc(public))
-                if inspect.isclass(public):
-                    texts.update(map(inspect.getdoc, _public(public)))
-    return texts - {None}
+                for each in (public, *(_public(public) if inspect.isclass(public) else ())):
+                    found.setdefault(inspect.getdoc(each), name)
+    found.pop(None, None)
+    return found
 
 
 def _public(holder):

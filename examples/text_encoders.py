@@ -14,11 +14,14 @@ DROPPED = 0.3  # share of the tokens that each of its two views lacks
 TEMPERATURE = 0.05
 
 
-def tfidf(texts, args, seed):
-    """Counts of words, weighed by how rare they are, and projected to their principal axes."""
+def tfidf(texts, args, seed, **options):
+    """Counts of words, weighed by how rare they are, and projected to their principal axes.
+
+    The options are those of scikit-learn's ``TfidfVectorizer``.
+    """
     text = require("sklearn.feature_extraction.text", "text")
     decomposition = require("sklearn.decomposition", "text")
-    counts = text.TfidfVectorizer(sublinear_tf=True, min_df=2)
+    counts = text.TfidfVectorizer(sublinear_tf=True, min_df=2, **options)
     axes = decomposition.TruncatedSVD(args.width, random_state=seed)
     axes.fit(counts.fit_transform(texts))
     return lambda texts: axes.transform(counts.transform(texts))

@@ -318,6 +318,41 @@ def test_cross_lingual_retrieval(run, tmp_path):
     assert all(1 <= rank <= 500 for rank in asked)
 
 
+def test_cross_lingual_classification(run, tmp_path):
+    import cross_lingual_classification as example
+
+    values, page, output = run(example)
+    assert "    python examples/cross_lingual_classification.py --quick" in page
+    assert (tmp_path / "results_cross_lingual_classification_halves.png").stat().st_size > 10_000
+    relative, permuted, rotated = (
+        example.named(space, 300)
+        for space in (example.RELATIVE, example.PERMUTED, example.PROCRUSTES)
+    )
+    columns = ("own head", "second half with the head of first half", "other encoder and language")
+    for score in ("Coarse accuracy", "Coarse macro F1", "Fine accuracy", "Fine macro F1"):
+        found = {
+            space: [values[space, f"{score}: {column}"] for column in columns]
+            for space in (relative, permuted, rotated, example.ABSOLUTE)
+        }
+        for text in (f"{value:.1f}" for row in found.values() for value in row):
+            assert text in page
+            assert text in output
+        for space in (relative, rotated):
+            assert found[space][1] > max(found[permuted][1], found[example.ABSOLUTE][1]) + 15
+        assert found[rotated][0] == pytest.approx(found[example.ABSOLUTE][0], abs=1)
+    # The largest of 6 classes has a share of 36 %.
+    kinds = ("TF-IDF", "CNN")
+    names = [f"{kind}, {half} half" for half in ("first", "second") for kind in kinds]
+    pairs = values[relative].filter(like="→").filter(like="Coarse accuracy")
+    assert list(pairs.index) == [f"Coarse accuracy: {a} → {b}" for a in names for b in names]
+    matrix = pairs.to_numpy().reshape(4, 4)
+    assert np.diag(matrix).mean() == values[relative, "Coarse accuracy: own head"]
+    assert np.diag(matrix).min() > 50
+    counted = np.ix_([0, 2], [0, 2])
+    assert matrix[counted].min() > 80
+    assert values[permuted, "Coarse accuracy: other encoder and language"] < 45
+
+
 @ON_TENSORFLOW
 def test_ranks_by_hand():
     """The counterpart of the first is nearest, of the second last; a tie is no find."""
@@ -332,7 +367,7 @@ def test_ranks_by_hand():
     ("options", "error", "message"),
     [
         (["--data", "halvse"], ValueError, "--data.*halves.*multi30k"),
-        (["--data", "multi30k", "--data-dir", "."], FileNotFoundError, "text_data.py"),
+        (["--data", "multi30k", "--data-dir", "."], FileNotFoundError, "multi30k.*text_data.py"),
         (["--anchors", "5000"], ValueError, "too few texts.*--anchors 5000"),
     ],
 )

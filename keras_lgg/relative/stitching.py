@@ -266,6 +266,8 @@ def _decoded(decoder, codes, batch_size):
     """The outputs of a decoder, or ``None`` where it takes codes of another width."""
     if not _fits(codes.shape, decoder):
         return None
+    if len(codes) <= batch_size:  # without what a loop over batches costs, many times over
+        return np.asarray(keras.ops.convert_to_numpy(decoder.predict_on_batch(codes)))
     return np.asarray(decoder.predict(codes, batch_size=batch_size, verbose=0))
 
 

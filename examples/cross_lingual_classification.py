@@ -1,0 +1,251 @@
+"""Does a classifier of questions in one language work in another, with an encoder it never saw?
+
+Trains encoders of different architectures for each language, each on texts of that language alone,
+and freezes them. TF-IDF sees no labels; the networks learn the fine classes of their own texts.
+Then a linear head is trained on what each encoder makes of the training texts, described by its
+similarities to the same anchors, a list of texts that are known in both languages. Every head is
+then put on every encoder, with nothing trained in between, to tell coarse and fine classes.
+
+    python examples/cross_lingual_classification.py --quick
+    python examples/cross_lingual_classification.py                    # halves of documentation
+    python examples/cross_lingual_classification.py --data trec --data-dir FOLDER
+
+What these texts are, and where a user gets them, is in ``text_data.py``; the encoders are in
+``text_classifiers.py``. Both languages train on translations of the same texts, but nothing tells
+an encoder which belong together: only its anchors do. Controls: the anchors of one encoder in
+another order, and absolute spaces, all of one width; beside them, absolute spaces that a rotation
+fitted on the anchors translates (Procrustes). Settings were chosen with --validate, which scores on
+a tenth of the training texts that is held out. The table is that of Moschella et al., "Relative
+representations enable zero-shot latent space communication", ICLR 2023, section 5. Prints its
+tables, and writes the accuracy matrices into --output as heat maps. Needs the extras ``examples``
+and ``text``.
+"""
+
+import common
+import keras
+import numpy as np
+import text_data
+from citation_graphs import draw_matrix
+from keras import layers
+from text_classifiers import ENCODERS
+
+from keras_lgg import relative
+from keras_lgg.checks import require
+from keras_lgg.layers import RelativeRepresentation
+
+LEVELS = text_data.Classes._fields
+ACCURACY, F1 = "accuracy", "macro F1"
+RELATIVE, PERMUTED = "relative", "permuted anchors"
+PROCRUSTES, ABSOLUTE = "Procrustes", "absolute"
+HELD_OUT = 10  # the part of the training texts that --validate scores on, one of so many
+
+
+def accuracy(y, outputs):
+    return 100 * np.mean(outputs.argmax(axis=1) == y)
+
+
+def macro_f1(y, outputs):
+    """The mean of F1 over the classes that there are in the test."""
+    f1_score = require("sklearn.metrics", "text").f1_score
+    options = {"labels": np.unique(y), "average": "macro", "zero_division": 0}
+    return 100 * f1_score(y, outputs.argmax(axis=1), **options)
+
+
+SCORES = {ACCURACY: accuracy, F1: macro_f1}
+
+
+def names(args):
+    return [f"{kind}, {language}" for language in args.languages for kind in args.encoders]
+
+
+def head(codes, labels, decay):
+    """Linear, by least squares with a decay; its normalisation of the codes goes with it."""
+    normalization = layers.LayerNormalization(epsilon=1e-5, center=False, scale=False)
+    logits = layers.Dense(int(labels.max()) + 1)
+    model = keras.Sequential([keras.Input(codes.shape[1:]), normalization, logits])
+    inputs = keras.ops.convert_to_numpy(normalization(codes))
+    ridge = require("sklearn.linear_model", "text").Ridge(decay)
+    ridge.fit(inputs, np.eye(logits.units)[labels])
+    logits.set_weights([ridge.coef_.T, ridge.intercept_])
+    return model
+
+
+def run_seed(args, seed):
+    """Train all encoders and heads, and stitch: rows for `common.run`."""
+    texts, train, test = text_data.with_classes(args)
+    if args.validate:
+        texts, train, test = held_out(texts, train, seed)
+    count = len(train.fine)
+    if max(args.anchors) > count:
+        expected = f"at most as many anchors as training texts, {count}"
+        raise ValueError(f"There are too few texts. Expected {expected}. Received: {args.anchors}.")
+    spaces = []
+    for i, name in enumerate(names(args)):
+        kind, language = name.split(", ")
+        print(f"seed {seed}  {name}: {count} texts", flush=True)
+        own = texts.train[language]
+        encode = ENCODERS[kind](own, train.fine, args, len(names(args)) * seed + i)
+        spaces.append([encode(part).astype("float32") for part in (own, texts.test[language])])
+    rows = []
+    for level in LEVELS:
+        labels = getattr(train, level), getattr(test, level)
+        for space, score, matrix in matrices(args, spaces, labels, seed):
+            rows += rows_of(args, space, f"{level.capitalize()} {score}", matrix)
+    return rows
+
+
+def held_out(texts, classes, seed):
+    """The training texts as texts to train with and texts to score on."""
+    part = np.random.default_rng(seed).permutation(len(classes.fine))
+    cut = len(part) // HELD_OUT
+    parts = part[cut:], part[:cut]
+    return (
+        text_data.Texts(
+            *({name: [all_[i] for i in p] for name, all_ in texts.train.items()} for p in parts)
+        ),
+        *(text_data.Classes(*(labels[p] for labels in classes)) for p in parts),
+    )
+
+
+def matrices(args, spaces, labels, seed):
+    """The scores of every encoder (row) with every head (column): ``(space, score, matrix)``."""
+    train, test = labels
+    absolute = []
+    for space, _ in spaces:
+        encoder = keras.Sequential([keras.Input(space.shape[1:]), layers.Identity()])
+        absolute.append((encoder, head(space, train, args.decay)))
+    inputs = [space for _, space in spaces]
+    options = {"inputs": inputs, "batch_size": len(test), "seed": seed}
+    for number in args.anchors:
+        indices = relative.select_anchors(np.arange(len(train))[:, None], number, seed=seed)
+        models = [with_codes(space, indices, train, args.decay) for space, _ in spaces]
+        translated = list(translations(spaces, indices, [second for _, second in absolute]))
+        for score, metric in SCORES.items():
+            first = number == args.anchors[0]
+            report = relative.stitching_matrix(
+                models, (None, test), metric, absolute=absolute if first else None, **options
+            )
+            yield named(RELATIVE, number), score, report.relative
+            yield named(PERMUTED, number), score, report.permuted
+            if first:
+                yield ABSOLUTE, score, report.absolute
+            yield (
+                named(PROCRUSTES, number),
+                score,
+                np.array([[metric(test, outputs) for outputs in row] for row in translated]),
+            )
+
+
+def named(space, number):
+    return f"{space}, {number} anchors"
+
+
+def with_codes(space, indices, labels, decay):
+    """A frozen encoder's space, as relative codes, and the head that is trained on them."""
+    codes = RelativeRepresentation(space[indices], indices=indices)
+    encoder = keras.Sequential([keras.Input(space.shape[1:]), codes])
+    return encoder, head(encoder.predict(space, batch_size=1024, verbose=0), labels, decay)
+
+
+def translations(spaces, indices, heads):
+    """The outputs of every head on every space, rotated into that of the head."""
+    anchors = [train[indices] for train, _ in spaces]
+    for source, (_, space) in zip(anchors, spaces, strict=True):
+        moved = [relative.Procrustes().fit(source, target)(space) for target in anchors]
+        yield [
+            each.predict(x.astype("float32"), batch_size=len(x), verbose=0)
+            for each, x in zip(heads, moved, strict=True)
+        ]
+
+
+def rows_of(args, space, score, matrix):
+    """A row for each pair, and for the means over the kinds of pairs."""
+    kinds, tongues = np.array([name.split(", ") for name in names(args)]).T
+    own_kind, own_tongue = (x[:, None] == x for x in (kinds, tongues))
+    a, b = args.languages
+    measured = {
+        "own head": own_kind & own_tongue,
+        f"{b} with the head of {a}": own_kind & (tongues[:, None] == b) & (tongues == a),
+        f"{a} with the head of {b}": own_kind & (tongues[:, None] == a) & (tongues == b),
+        "other encoder": ~own_kind & own_tongue,
+        "other encoder and language": ~own_kind & ~own_tongue,
+    }
+    values = {name: matrix[mask].mean() for name, mask in measured.items() if mask.any()}
+    for i, name in enumerate(names(args)):
+        values |= {f"{name} → {other}": matrix[i, j] for j, other in enumerate(names(args))}
+    return [{"variant": space, "metric": f"{score}: {m}", "value": v} for m, v in values.items()]
+
+
+def tables(args, frame):
+    pairs = frame["metric"].str.contains("→")
+    found = {f"{kind}, in %": table for kind, table in common.summaries(frame[~pairs]).items()}
+    space = named(RELATIVE, args.anchors[-1])
+    parts = frame["metric"].str.extract("(?P<score>.+): (?P<encoder>.+) → (?P<head>.+)")
+    shown = frame.assign(**parts)[pairs & (frame["variant"] == space)]
+    for score, matrix in shown.groupby("score", sort=False):
+        caption = f"{score}, in %: each encoder (row) with each head (column), {space}"
+        found[caption] = common.summary(matrix, "encoder", "head")
+    return found
+
+
+def draw(args, frame):
+    """The accuracy matrices with the most anchors, means over the seeds."""
+    most, shown = args.anchors[-1], names(args)
+    spaces = [named(RELATIVE, most), named(PROCRUSTES, most), ABSOLUTE, named(PERMUTED, most)]
+    figure, axes = common.figure(len(LEVELS), len(spaces), (13, 7.5), layout="constrained")
+    means = frame.groupby(["variant", "metric"])["value"].mean()
+    for i, level in enumerate(LEVELS):
+        score = f"{level.capitalize()} {ACCURACY}"
+        for axis, space in zip(axes[i], spaces, strict=True):
+            values = means[space]
+            matrix = np.array([[values[f"{score}: {a} → {b}"] for b in shown] for a in shown])
+            draw_matrix(axis, matrix, shown)
+            axis.set_title(f"{space}\n{score.lower()}, in %")
+            axis.set_xticklabels(shown, rotation=45, ha="right", fontsize=8)
+            if space != spaces[0]:
+                axis.set_yticklabels([])
+            if i == 0:
+                axis.set(xticklabels=[], xlabel="")
+        axes[i][0].set_ylabel("encoder of")
+    return figure
+
+
+def parse(argv):
+    options = common.parser(__doc__, "cross_lingual_classification", epochs=None, batch_size=256)
+    options.set_defaults(data="halves")
+    add = options.add_argument
+    add("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    add("--anchors", type=int, nargs="+", default=[300, 768], help="numbers of them")
+    add("--width", type=int, default=300, help="of the representations")
+    add("--decay", type=float, default=3e3, help="of the heads")
+    add("--validate", action="store_true", help="score on training texts that are held out")
+    quick = {"encoders": ["TF-IDF", "CNN"], "anchors": [300], "width": 100}
+    args = common.arguments(options, argv, quick=quick, small="halves")
+    args.languages = text_data.languages(args.data)
+    args.anchors.sort()
+    if args.validate:
+        args.subject.append("validation")
+    return args
+
+
+def main(argv=None):
+    """Returns the results as a table of ``variant, metric, value, seed``, in %."""
+    return common.run(parse(argv), run_seed, tables, draw, explain)
+
+
+def explain(args):
+    scored = "training texts that were held out" if args.validate else "the test texts"
+    return (
+        f"Encoders ({', '.join(args.encoders)}) of width {args.width}, trained on the texts of one "
+        f"language each ({', '.join(args.languages)}) and frozen; TF-IDF without labels, the "
+        "others on the fine classes. Linear heads by least squares with decay "
+        f"{args.decay:g}, on the codes of one encoder. Scores on {scored}; macro F1 is the mean "
+        "over the classes that occur there. The columns with two languages are means over pairs of "
+        "encoders of one kind. Absolute spaces take no anchors; Procrustes rotates them, fitted on "
+        "the anchors. The control has the anchors of the encoder in another order. In the figure: "
+        "means over the seeds."
+    )
+
+
+if __name__ == "__main__":
+    main()

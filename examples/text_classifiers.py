@@ -1,0 +1,103 @@
+"""Encoders of texts that learn from the labelled texts of one language alone.
+
+Each is a function ``(texts, labels, args, seed) -> encode``; ``encode(texts)`` is an array
+``(n, d)``. TF-IDF does not look at the labels. The networks read the first words of a text, and
+learn its class with a layer of logits that is no part of the encoder.
+"""
+
+import collections
+import functools
+import string
+
+import common
+import keras
+import numpy as np
+from keras import layers
+from text_encoders import tfidf
+
+from keras_lgg.checks import require
+
+LENGTH = 24  # words of a text that a network reads
+PADDING, UNKNOWN = 0, 1
+FEWEST = 2  # times that a known word occurs
+LARGEST = 10_000  # number of words and pairs that are counted
+BREAKS = str.maketrans(dict.fromkeys(string.punctuation + "।", " "))
+
+
+def words(text):
+    """What stands between white space and signs; letters alone would break the words of Hindi."""
+    return text.lower().translate(BREAKS).split()
+
+
+def counts(texts, labels, args, seed):
+    """TF-IDF of words and of pairs of words, and its principal axes."""
+    del labels
+    options = {"ngram_range": (1, 2), "max_features": LARGEST}
+    return tfidf(texts, args, seed, tokenizer=words, token_pattern=None, **options)
+
+
+def network(body, epochs, rate, texts, labels, args, seed):
+    """Vectors of width --width, from what a body ``(ids, vocabulary) -> (n, c)`` makes of words."""
+    ids_of, vocabulary = numbered(texts)
+    keras.utils.set_random_seed(seed)
+    ids = keras.Input((LENGTH,), dtype="int32")
+    features = layers.Dropout(0.3)(body(ids, vocabulary))
+    encoder = keras.Model(ids, layers.Dense(args.width)(features))
+    logits = [layers.Dropout(0.5), layers.Dense(int(labels.max()) + 1)]
+    model = keras.Sequential([encoder, *logits])
+    model.compile(
+        keras.optimizers.Adam(rate),
+        common.cross_entropy(),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    options = {"batch_size": args.batch_size, "epochs": args.epochs or epochs, "verbose": 0}
+    model.fit(ids_of(texts), labels, **options)
+    return lambda texts: encoder.predict(ids_of(texts), batch_size=1024, verbose=0)
+
+
+def convolutions(ids, vocabulary):
+    """The largest answers to three words in a row (Kim, EMNLP 2014)."""
+    x = layers.Dropout(0.3)(layers.Embedding(vocabulary, 128)(ids))
+    x = layers.Conv1D(128, 3, padding="same", activation="relu")(x)
+    return layers.GlobalMaxPooling1D()(x)
+
+
+def recurrent(ids, vocabulary):
+    """The largest states of two GRUs, one in each direction."""
+    x = layers.Dropout(0.3)(layers.Embedding(vocabulary, 64, mask_zero=True)(ids))
+    states = layers.Bidirectional(layers.GRU(64, return_sequences=True))(x)
+    # Padding adds nothing new: there, a GRU keeps the state that it has, or starts with zeros.
+    return keras.ops.max(states, axis=1)
+
+
+def transformer(ids, vocabulary):
+    """The mean of the words after one block of attention."""
+    hub = require("keras_hub", "text").layers
+    x = hub.TokenAndPositionEmbedding(vocabulary, LENGTH, 64, mask_zero=True)(ids)
+    x = hub.TransformerEncoder(128, num_heads=2, dropout=0.1)(layers.Dropout(0.3)(x))
+    return layers.GlobalAveragePooling1D()(x)
+
+
+def numbered(texts):
+    """A function from texts to ids ``(n, LENGTH)``, and how many ids there are."""
+    found = collections.Counter(word for text in texts for word in words(text))
+    known = sorted(word for word, times in found.items() if times >= FEWEST)
+    places = {word: i for i, word in enumerate(known, start=UNKNOWN + 1)}
+
+    def ids_of(texts):
+        ids = np.full((len(texts), LENGTH), PADDING, "int32")
+        for row, text in zip(ids, texts, strict=True):
+            read = [places.get(word, UNKNOWN) for word in words(text)[:LENGTH]]
+            row[: len(read)] = read
+        return ids
+
+    return ids_of, len(places) + UNKNOWN + 1
+
+
+# Epochs and learning rates were chosen by validation questions: see `--validate`.
+ENCODERS = {
+    "TF-IDF": counts,
+    "CNN": functools.partial(network, convolutions, 5, 3e-3),
+    "GRU": functools.partial(network, recurrent, 5, 3e-3),
+    "transformer": functools.partial(network, transformer, 10, 2e-3),
+}
