@@ -149,6 +149,22 @@ def test_a_weight_that_is_assigned_acts():
     assert model.evaluate(X, LABELS, batch_size=12, verbose=0) > before + 1
 
 
+class Stranger:
+    """Complains when it is asked what it is, as the objects do that PyTorch has deprecated."""
+
+    @property
+    def __class__(self):
+        raise FutureWarning("deprecated")
+
+
+def test_strangers_in_memory_are_left_alone():
+    stranger = Stranger()
+    penalty, _, _ = trained(0.1)
+    penalty.weight.assign(2.0)
+    assert float(to_numpy(penalty.weight)) == 2.0
+    assert type(stranger) is Stranger
+
+
 def test_balanced():
     penalty, _, losses_ = trained("balanced")
     assert np.isfinite(losses_).all()
