@@ -39,6 +39,9 @@ def graph_distillation(
     Row sums of ``(A_student**power - A_teacher**power)**2``, with degree-normalised cosine
     graphs. The published loss is their **sum**. No gradient reaches the teacher.
 
+    It is meant for representations of at least 0, such as those after a ReLU: where features have
+    signs, similarities cancel in a degree, which may be next to nothing, and the value is huge.
+
     Where ``k`` is ``None`` and a batch of known size is larger than the two widths, the graphs
     are compared in factors, and time and memory are linear in n. The two graphs then cancel in
     sums: where (with ``power=1``) less than 1e4 times the rounding error of the dtype is left of

@@ -14,16 +14,22 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_lgg.graphs.pooling import mask_of
+from keras_lgg.graphs.pooling import MASK_INPUTS, mask_of
 
 
 class Call(NamedTuple):
-    """One call of a layer: what it was given and what it returned, with its mask."""
+    """One call of a layer: what it was given and what it returned, with its mask.
+
+    Attributes:
+        masks: Those that came with what it was given, and then those that came with what the
+            watched layers around it were given, the nearest first.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: Any
     mask: Any
+    masks: tuple[list[Any], ...] = ()
 
 
 class Recording:
@@ -110,6 +116,10 @@ def watching(
 _recordings: contextvars.ContextVar[tuple[Recording, ...]] = contextvars.ContextVar(
     "keras_lgg_recordings", default=()
 )
+# The masks that the watched layers which run at this moment were given, the innermost first.
+_masks: contextvars.ContextVar[tuple[list[Any], ...]] = contextvars.ContextVar(
+    "keras_lgg_masks", default=()
+)
 _lock = threading.RLock()
 _wrap_counts: collections.Counter[int] = collections.Counter()
 
@@ -146,10 +156,15 @@ def _recorded(layer, before, name):
         if not recordings:
             return original(*args, **kwargs)
         previous = _previous_mask(args, kwargs)
-        outputs = original(*args, **kwargs)
+        masks = (_given_masks(args, kwargs), *_masks.get())
+        token = _masks.set(masks)
+        try:
+            outputs = original(*args, **kwargs)
+        finally:
+            _masks.reset(token)
         mask = _mask_of(layer, args, outputs, previous)
         for recording in recordings:
-            outputs = recording.saw(layer, Call(args, kwargs, outputs, mask))
+            outputs = recording.saw(layer, Call(args, kwargs, outputs, mask, masks))
         return outputs
 
     call.before = before
@@ -162,6 +177,13 @@ def _previous_mask(args, kwargs):
         return kwargs["mask"]
     first = args[0] if args else next(iter(kwargs.values()), None)
     return keras.tree.map_structure(mask_of, first)
+
+
+def _given_masks(args, kwargs):
+    """The different masks among what a layer is given: of Keras, or named so."""
+    named = [kwargs[name] for name in ("mask", *MASK_INPUTS) if name in kwargs]
+    masks = [*map(mask_of, keras.tree.flatten((args, kwargs))), *keras.tree.flatten(named)]
+    return list({id(mask): mask for mask in masks if mask is not None}.values())
 
 
 def _mask_of(layer, args, outputs, previous):

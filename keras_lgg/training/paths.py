@@ -65,12 +65,14 @@ class Place(NamedTuple):
         call: Which call, from 0; ``None`` where there must be one.
         output: Which output, an index or a key; ``None`` where there must be one.
         input: Which input of the model, in place of an output.
+        around: The layers that it is inside of, along its path.
     """
 
     layer: keras.layers.Layer
     call: int | None = None
     output: int | str | None = None
     input: int | None = None
+    around: tuple[keras.layers.Layer, ...] = ()
 
 
 def paths_of(model: keras.Model, tap: Any) -> list[str]:
@@ -263,19 +265,23 @@ def _follow(model, path):
 
     ``None`` where a name is unknown; the numbers are ``None`` where no graph tells them.
     """
-    container, calls = model, 1
+    container, calls, around = model, 1, ()
     *others, last = path.split("/")
     for component in others:
         layer = _child(container, component)
         if layer is None:
             return None
         calls = _times(calls, _calls_in_graph(container, layer))
-        container = layer
+        container, around = layer, (*around, layer)
     layer = _child(container, last)
     if layer is not None:
         nodes = internals.nodes_of(container, layer)
         outputs = None if not nodes else list(range(len(nodes[0].outputs)))
-        return Place(layer), _times(calls, _calls_in_graph(container, layer)), outputs
+        return (
+            Place(layer, around=around),
+            _times(calls, _calls_in_graph(container, layer)),
+            outputs,
+        )
     port = _port(container, last)
     return None if port is None else (port, calls, None)
 

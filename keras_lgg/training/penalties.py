@@ -51,8 +51,8 @@ class Penalty:
             the ``"first"`` or the ``"last"``. Masked positions are 0 before they are flattened,
             and absent from the others: no value depends on how far a batch was padded.
         mask: Name of the input of the model that says which positions count, ``(n, T)``. By
-            default Keras's own mask of the layer, or else the input named ``"padding_mask"`` or
-            ``"attention_mask"``.
+            default Keras's own mask of the layer; else the one that the layer, or the layer around
+            it, was given; else the input named ``"padding_mask"`` or ``"attention_mask"``.
         labels: Which target holds the class labels, where the model has several: its key or
             index in ``y``.
         fraction: Of a balanced weight, positive; 0.1 by default.

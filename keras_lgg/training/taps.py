@@ -61,19 +61,27 @@ def seen_output(model, inputs, outputs):
     return _seen(model, inputs, outputs, None)
 
 
-def _seen(model, inputs, value, mask):
+def _seen(model, inputs, value, mask, given=()):
+    """A value with its mask.
+
+    It is that of Keras; else what its layer was given, or the one around it; else an input.
+    """
     named = internals.inputs_by_name(model, inputs)
     if mask is None and hasattr(value, "shape"):
         mask = mask_of(value)
+    for masks in given:
+        fitting = [each for each in masks if _fits(each, value)]
+        # Of two, such as those of an encoder and a decoder, none is known to be the right one.
+        mask = fitting[0] if mask is None and len(fitting) == 1 else mask
     if mask is None:
         mask = next((named[n] for n in MASK_INPUTS if n in named and _fits(named[n], value)), None)
     return Seen(value, mask, named)
 
 
 def _fits(mask, value):
-    """Whether an input can be the mask of a representation, which may be of something else."""
+    """Whether a mask can be that of a representation, which may be of something else."""
     shape = getattr(value, "shape", ())
-    if len(shape) < 3 or len(mask.shape) != 2:
+    if len(shape) < 3 or len(getattr(mask, "shape", ())) != 2:
         return False
     return mask.shape[1] is None or shape[1] is None or mask.shape[1] == shape[1]
 
@@ -113,7 +121,7 @@ class Tapped:
                     f"a layer. Received: '{path}'. Change what you call the model with."
                 )
         places = [*self._places.values(), *(place for place, _ in self._edits.values())]
-        self.layers = [place.layer for place in places]
+        self.layers = [layer for place in places for layer in (place.layer, *place.around)]
         self.edit = self._edited if self._edits else None
 
     def __bool__(self):
@@ -172,7 +180,7 @@ class Tapped:
         key = keys[0] if place.output is None else place.output
         masks = [] if call.mask is None else keras.tree.flatten(call.mask)
         mask = masks[keys.index(key)] if len(masks) == len(keys) else None
-        return _seen(self.model, inputs, output_at(call.outputs, key), mask)
+        return _seen(self.model, inputs, output_at(call.outputs, key), mask, call.masks)
 
     def _edited(self, layer, call, count):
         outputs = call.outputs

@@ -95,6 +95,82 @@ def test_padding_leaves_a_penalty_where_it_was():
         np.testing.assert_allclose(found[key], float(loss(*given)), rtol=1e-5, err_msg=key)
 
 
+class Block(layers.Layer):
+    """Its inner layers see what Keras knows no mask of: a sum of tensors has none."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.first, self.second = (layers.Dense(5, "tanh", name=name) for name in ("u", "v"))
+
+    def call(self, x, padding_mask=None):
+        return x + self.second(self.first(x + 1.0) + 1.0)
+
+
+class Blocks(keras.Model):
+    """Masked by Keras, or by what it tells its blocks itself, as models of KerasHub do."""
+
+    def __init__(self, masked_by):
+        super().__init__()
+        self.masked_by = masked_by
+        self.embedding = layers.Embedding(50, 5, mask_zero=masked_by == "Keras")
+        self.blocks = [Block(name=f"block{i}") for i in (1, 2)]
+        self.mean, self.head = layers.GlobalAveragePooling1D(), layers.Dense(3, "softmax")
+
+    def call(self, tokens):
+        mask, x = ops.not_equal(tokens, 0), self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x) if self.masked_by == "Keras" else block(x, padding_mask=mask)
+        return self.head(self.mean(x, mask=mask))
+
+
+@pytest.mark.parametrize("masked_by", ["Keras", "an argument"])
+def test_padding_leaves_a_layer_inside_another_where_it_was(masked_by):
+    base, taps = Blocks(masked_by), ["block1/u", "block2/v", "block2"]
+    base(TOKENS)
+    penalties = [
+        lgg.Penalty(
+            losses.GraphSmoothness(), tap, name=f"{tap.replace('/', ' ')} {pool}", pool=pool
+        )
+        for tap in taps
+        for pool in POOLS
+    ]
+    found = values_of(lgg.GeometryModel(base, penalties), map(padded, (6, 12)))
+    for name, values in found.items():
+        np.testing.assert_allclose(values[1], values[0], rtol=1e-5, err_msg=name)
+    u = base.blocks[0].first(base.embedding(TOKENS) + 1.0)
+    expected = np.sum(to_numpy(losses.graph_smoothness(LABELS, to_numpy(u).mean(axis=1))))
+    np.testing.assert_allclose(found["block1 u mean"][0], expected, rtol=1e-5)
+
+
+class Crossed(layers.Layer):
+    """Two sequences, of each a mask of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.own, self.other = layers.Dense(4, name="own"), layers.Dense(4, name="other")
+
+    def call(self, x, others):
+        return self.own(x + 1.0) + self.other(others + 1.0)
+
+
+def test_of_two_masks_none_is_taken():
+    x = {name: keras.Input((6,), dtype="int32", name=name) for name in ("x", "others")}
+    both = [layers.Embedding(50, 4, mask_zero=True)(tokens) for tokens in x.values()]
+    crossed = Crossed(name="crossed")
+    out = layers.Dense(3, "softmax")(layers.GlobalAveragePooling1D()(crossed(*both)))
+    base = keras.Model(x, out)
+    tokens = TOKENS * (np.arange(6) < 4)
+    data = {"x": tokens, "others": TOKENS}
+    penalty = lgg.Penalty(losses.GraphSmoothness(), "crossed/other", name="p", pool="mean")
+    expected = to_numpy(crossed.other(base.layers[3](TOKENS) + 1.0)).mean(axis=1)
+    expected = np.sum(to_numpy(losses.graph_smoothness(LABELS, expected)))
+    np.testing.assert_allclose(
+        value_of(lgg.GeometryModel(base, [penalty]), data), expected, rtol=1e-5
+    )
+
+
 def test_padding_leaves_a_distillation_where_it_was():
     pairs = [("h", "h"), ("h2", "h2")]
     penalties = [
