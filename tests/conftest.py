@@ -1,5 +1,6 @@
 """One suite for every backend: `KERAS_BACKEND` chooses which."""
 
+import gc
 import os
 import pathlib
 
@@ -10,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
-    " --xla_cpu_use_fusion_emitters=false",
+    " --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -18,6 +19,9 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 import keras
 import numpy as np
 import pytest
+
+# Tracing makes many small objects, and JAX does work of its own whenever garbage is collected.
+gc.set_threshold(50_000, 10, 10)
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_lgg"
 # What these show in their docstrings works on arrays and files: once is enough.

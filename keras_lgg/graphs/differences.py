@@ -18,7 +18,8 @@ from keras_lgg.graphs.construction import (
 )
 from keras_lgg.graphs.low_rank import add, power_difference, row_squares, subtract
 from keras_lgg.graphs.numerics import machine_epsilon
-from keras_lgg.graphs.pairs import combine
+from keras_lgg.graphs.pairs import combine, whole
+from keras_lgg.graphs.tracing import traced_once
 
 
 def factors_or_pairs(in_factors, by_pairs, *tensors, n, rank, width, power=1):
@@ -110,7 +111,14 @@ def compare_pairs(teacher, student, *, k, power, pairs, labels, block):
 
 def full_graph(x, block):
     """The degree-normalised cosine graph."""
-    return normalized_degrees(without_loops(similarities(x, "cosine", 1.0, block)), x)
+    cosines = similarities(x, "cosine", 1.0, block)
+    if block is None:  # a matrix (n, n), whatever the width of x: one trace for all layers
+        return whole(traced_once(_normalized, cosines.matrix))
+    return normalized_degrees(without_loops(cosines), x)
+
+
+def _normalized(cosines):
+    return normalized_degrees(without_loops(whole(cosines))).matrix
 
 
 def squared_difference(a, b):

@@ -37,6 +37,7 @@ from keras_lgg.graphs.numerics import (
 )
 from keras_lgg.graphs.pairs import rows_of_block, whole
 from keras_lgg.graphs.products import cosine_product
+from keras_lgg.graphs.tracing import traced_once
 from keras_lgg.types import Tensor
 
 METRICS = ("cosine", "rbf", "exponential")
@@ -377,16 +378,22 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
     # each of its columns (measured; TensorFlow and JAX on a CPU).
     products = (power + 1) // 2 + relative
     small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
-    if k is None and counted and not small:
-        value = _linear_smoothness(x, signal, power=power, normalized=relative)
+    linear = k is None and counted and not small
+    if not linear and block is not None and not counted:  # the signal would have n columns
+        raise _uncounted(n, block_size)
+    if k is None:
+        options = {"power": power, "normalized": relative, "linear": linear}
+        options["block"] = None if linear else block
+        value = traced_once(_full_smoothness, x, signal, **options)
     else:
-        if block is not None and not counted:  # the signal would have n columns
-            raise _uncounted(n, block_size)
-        adjacency = without_loops(similarities(x, "cosine", 1.0, block))
-        if k is not None:
-            adjacency = nearest_neighbours(adjacency, k, labels)
+        adjacency = nearest_neighbours(cosine_graph(x, block), k, labels)
         value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
     return value / labels.count(n, x.dtype) if relative else value
+
+
+def cosine_graph(x, block):
+    """The cosines of all pairs, without loops."""
+    return without_loops(similarities(x, "cosine", 1.0, block))
 
 
 def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):
@@ -440,6 +447,14 @@ def _uncounted(n, block_size):
         "is looked at in blocks and its labels are integers. Received: num_classes=None, "
         f"block_size={block_size}, {n} samples. Pass num_classes=..., or one-hot labels."
     )
+
+
+def _full_smoothness(x, signal, *, power, normalized, linear, block):
+    """`smoothness` of the full cosine graph of x."""
+    if linear:
+        return _linear_smoothness(x, signal, power=power, normalized=normalized)
+    adjacency = cosine_graph(x, block)
+    return pair_smoothness(adjacency, signal, power=power, normalized=normalized)
 
 
 def _linear_smoothness(x, signal, *, power, normalized):

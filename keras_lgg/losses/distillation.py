@@ -18,6 +18,7 @@ from keras_lgg.graphs.functions import labels_of_pairs
 from keras_lgg.graphs.labels import label_signal, memberships
 from keras_lgg.graphs.numerics import as_column, flatten_representation, in_one_dtype, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
+from keras_lgg.graphs.tracing import traced_once
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
 from keras_lgg.types import DType, Tensor
 
@@ -209,9 +210,13 @@ def relational_distance(
     Reference: [5].
     """
     teacher, student = _flattened(teacher, student)
+    block = rows_of_block(ops.shape(student)[0], block_size)
+    return traced_once(_compared_distances, teacher, student, block=block)
+
+
+def _compared_distances(teacher, student, *, block):
     teacher = ops.stop_gradient(teacher)
     n = ops.shape(student)[0]
-    block = rows_of_block(n, block_size)
     distances = [_relative_distances(x, block) for x in (teacher, student)]
     sums = combine(lambda t, s, *_: _huber(s - t), *distances).map_rows(row_sums)
     return sums / ops.cast(ops.maximum(n - 1, 1), student.dtype)
@@ -286,6 +291,10 @@ def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Te
     """
     check_options(arms=arms)
     teacher, student = _flattened(teacher, student)
+    return traced_once(_compared_angles, teacher, student, arms=arms)
+
+
+def _compared_angles(teacher, student, *, arms):
     teacher = ops.stop_gradient(_angle_cosines(teacher, arms))
     values = _huber(_angle_cosines(student, arms) - teacher)
     distinct = ops.cast(_distinct_triplets(values), values.dtype)

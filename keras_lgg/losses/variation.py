@@ -75,7 +75,7 @@ def smoothness_variation(
     labels = read_label_signal(
         labels, layers[0], num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
     )
-    signals = {x.dtype: label_signal(labels, dtype=x.dtype) for x in layers}
+    signals = {dtype: label_signal(labels, dtype=dtype) for dtype in {x.dtype for x in layers}}
     values = [
         smoothness_of_labels(
             x, labels, signals[x.dtype], power=power, k=k, relative=relative, block_size=block_size

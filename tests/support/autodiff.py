@@ -88,10 +88,11 @@ def _tf_function(function, arrays, mode):
     import tensorflow as tf
 
     if mode == "xla":
-        return tf.function(function, jit_compile=True)
+        return tf.function(function, jit_compile=True, autograph=False)
     signature = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in arrays]
     # A graph even where TensorFlow is told to run functions eagerly.
-    return tf.function(function, input_signature=signature).get_concrete_function()
+    graph = tf.function(function, input_signature=signature, autograph=False)
+    return graph.get_concrete_function()
 
 
 def _build_tensorflow(function, arrays, mode, wrt):

@@ -14,11 +14,11 @@ def similarity(x, metric="cosine", alpha=1.0):
     x = rows(x)
     n = len(x)
     s = np.zeros((n, n))
+    norms = [max(np.linalg.norm(row), 1e-12) for row in x]
     for i in range(n):
         for j in range(n):
             if metric == "cosine":
-                norms = max(np.linalg.norm(x[i]), 1e-12) * max(np.linalg.norm(x[j]), 1e-12)
-                s[i, j] = x[i] @ x[j] / norms
+                s[i, j] = x[i] @ x[j] / (norms[i] * norms[j])
             else:
                 distance = np.linalg.norm(x[i] - x[j])
                 s[i, j] = np.exp(-alpha * (distance**2 if metric == "rbf" else distance))
@@ -27,7 +27,7 @@ def similarity(x, metric="cosine", alpha=1.0):
 
 def normalize_degrees(a):
     n = len(a)
-    degree = [sum(a[i, j] for j in range(n)) for i in range(n)]
+    degree = [a[i].sum() for i in range(n)]
     out = np.zeros((n, n))
     for i in range(n):
         for j in range(n):
@@ -40,9 +40,9 @@ def knn_mask(a, k):
     n = len(a)
     near = np.zeros((n, n), bool)
     for i in range(n):
+        others = np.delete(a[i], i)
         for j in range(n):
-            larger = sum(a[i, other] > a[i, j] for other in range(n) if other != i)
-            near[i, j] = i != j and larger < k
+            near[i, j] = i != j and np.sum(others > a[i, j]) < k
     return near | near.T
 
 
@@ -95,7 +95,7 @@ def graph_distillation(teacher, student, k=None, power=1, pairs="all", labels=No
         mask = knn_mask(t, k)
         t, s = t * mask, s * mask
     t, s = np.linalg.matrix_power(t, power), np.linalg.matrix_power(s, power)
-    return np.array([sum((s[i, j] - t[i, j]) ** 2 for j in range(len(t))) for i in range(len(t))])
+    return np.array([np.sum((s[i] - t[i]) ** 2) for i in range(len(t))])
 
 
 def huber(x):

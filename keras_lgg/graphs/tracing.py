@@ -1,0 +1,77 @@
+"""Functions that a trace takes over, in place of tracing them again for tensors of equal shapes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_lgg.types import Tensor
+
+
+def traced_once(function: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Tensor:
+    """``function(*tensors, **options)``, which is traced once for all tensors of equal shapes.
+
+    The layers of a network come in few shapes, and what is done with them takes longer to trace,
+    forward and backward, than the layers themselves. Outside of a trace, and on PyTorch, the
+    function is just called; so it is where it works on blocks of rows, since XLA on TensorFlow
+    finds no gradient of a loop inside a function.
+
+    Args:
+        function: Of a module, since its traces are kept for as long as it lives. It takes tensors
+            alone; no replica, label or penalty is known to it but through them. It has no
+            condition in it, which TensorFlow would differentiate once and then no more.
+        *tensors: What it is called with.
+        **options: Hashable arguments, each combination of which has traces of its own. ``block``
+            is that of `PairMatrix`.
+    """
+    backend = None if options.get("block") is not None else keras.backend.backend()
+    if backend == "tensorflow" and _is_in_graph():
+        return _graph_function(function, *map(_spec, tensors), **options)(*tensors)
+    if backend == "jax" and _is_traced(tensors):
+        return _jitted(function, **options)(*tensors)
+    return function(*tensors, **options)
+
+
+def _is_in_graph():
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
+def _is_traced(tensors):
+    import jax
+
+    return any(isinstance(x, jax.core.Tracer) for x in tensors)
+
+
+def _spec(x):
+    import tensorflow as tf
+
+    return tf.TensorSpec(x.shape, x.dtype)
+
+
+@functools.cache
+def _graph_function(function, *specs, **options):
+    import tensorflow as tf
+
+    traceable = tf.function(
+        functools.partial(function, **options),
+        autograph=False,
+        # Else TensorFlow writes it out at each call, and optimises each anew.
+        experimental_attributes={"_noinline": True},
+    )
+    return traceable.get_concrete_function(*specs)
+
+
+@functools.cache
+def _jitted(function, **options):
+    import jax
+
+    return jax.jit(functools.partial(function, **options))
+
+
+def forget() -> None:
+    """Drop all traces, as in a new process."""
+    _graph_function.cache_clear()
+    _jitted.cache_clear()
