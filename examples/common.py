@@ -119,15 +119,14 @@ def pipelines(arrays, args, seed):
     return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
 
 
-def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
-    """SGD with momentum, a linear warm-up and cosine decay; one line of progress an epoch."""
-    steps = args.epochs * len(data.train)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=0.1, warmup_steps=steps // 10
-    )
+def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",), adam=False):
+    """SGD with momentum, or Adam; one line of progress an epoch."""
+    schedule = warm_cosine(2e-3 if adam else 0.1, args.epochs * len(data.train))
     # The papers' 5e-4 passes through the momentum, which multiplies it by 1 / (1 - 0.9); Keras
     # takes the decay off the weights beside it. In both it follows the learning rate.
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-3)
+    if adam:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
     # On CPU, convolutions run fastest under TensorFlow without XLA.
     jit_compile = keras.backend.backend() == "jax"
     model.compile(optimizer, loss, metrics=list(metrics), jit_compile=jit_compile)
@@ -140,6 +139,13 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
         shuffle=False,  # the pipeline does
         verbose=0,
         callbacks=[progress, keras.callbacks.TerminateOnNaN()],
+    )
+
+
+def warm_cosine(rate, steps):
+    """A learning rate with a linear warm-up and a cosine decay."""
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=rate, warmup_steps=steps // 10
     )
 
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import common
 import keras
+import networks
 import numpy as np
 from keras import layers
 from matplotlib.lines import Line2D
@@ -38,7 +39,12 @@ ACCURACY = "validation accuracy"
 # have the activation of the reference.
 OVER_EPOCHS, ALIKE_EPOCHS = "epochs of a run", "epochs, same activation"
 OVER_RUNS, ALIKE_RUNS = "runs", "runs, same activation"
-NETWORKS = {"MLP": common.BLUE, "tanh MLP": common.GREEN, "CNN": common.PURPLE}
+NETWORKS = {
+    "MLP": common.BLUE,
+    "tanh MLP": common.GREEN,
+    "CNN": common.PURPLE,
+    "ViT": common.ORANGE,
+}
 # From what suits to what is too slow: some runs have to be poor.
 TRAININGS = {
     "Adam 0.001": (keras.optimizers.Adam, 1e-3, "o"),
@@ -71,20 +77,28 @@ class Epoch(NamedTuple):
 
 
 def grid(args):
-    return [Run(*options) for options in itertools.product(NETWORKS, args.widths, TRAININGS)]
+    return [Run(*options) for options in itertools.product(args.networks, args.widths, TRAININGS)]
 
 
 def build(run, data):
     """A classifier, and the same with its penultimate layer as a second output."""
-    inputs = x = keras.Input(data.shape)
-    for channels in (8, 16) * (run.network == "CNN"):
-        x = layers.Conv2D(channels, 3, 2, padding="same", activation=run.activation)(x)
-    x = layers.Flatten()(x)
-    for _ in range({"MLP": 1, "tanh MLP": 2, "CNN": 0}[run.network]):
-        x = layers.Dense(64, activation=run.activation)(x)
-    penultimate = layers.Dense(run.width, activation=run.activation)(x)
+    inputs = keras.Input(data.shape)
+    penultimate = layers.Dense(run.width, activation=run.activation)(hidden(run, data)(inputs))
     logits = layers.Dense(data.classes)(penultimate)
     return keras.Model(inputs, logits), keras.Model(inputs, [logits, penultimate])
+
+
+def hidden(run, data):
+    """The layers before the penultimate one."""
+    if run.network == "ViT":
+        return networks.vision_transformer(data.shape, 64, width=32)
+    steps = [
+        layers.Conv2D(channels, 3, 2, padding="same", activation=run.activation)
+        for channels in (8, 16) * (run.network == "CNN")
+    ]
+    dense = {"MLP": 1, "tanh MLP": 2, "CNN": 0}[run.network]
+    steps += [layers.Flatten(), *(layers.Dense(64, run.activation) for _ in range(dense))]
+    return keras.Sequential([keras.Input(data.shape), *steps])
 
 
 class Observer(keras.callbacks.Callback):
@@ -250,7 +264,7 @@ def draw(args, frame):
     for axis, name in zip(panels, [RELATIVE, CENTRED, CKA], strict=False):
         draw_runs(axis, best_epochs(others), name)
     draw_epochs(panels[3], others)
-    draw_legends(axes[2], panels[3])
+    draw_legends(args, axes[2], panels[3])
     return figure
 
 
@@ -281,18 +295,18 @@ def draw_epochs(axis, others):
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def draw_legends(axes, runs):
+def draw_legends(args, axes, runs):
     """In axes of their own, below."""
     points, lines = axes
     style = {"linestyle": "", "markersize": 5}
-    networks = [Line2D([], [], marker="o", color=color, **style) for color in NETWORKS.values()]
+    networks = [Line2D([], [], marker="o", color=NETWORKS[name], **style) for name in args.networks]
     trainings = [
         Line2D([], [], marker=marker, color=common.BLACK, fillstyle="none", **style)
         for *_, marker in TRAININGS.values()
     ]
     nothing = Line2D([], [], linestyle="")  # so that each kind has its column
     handles = [*networks, nothing, *trainings]
-    points.legend(handles, [*NETWORKS, "", *TRAININGS], loc="center", ncols=2, frameon=False)
+    points.legend(handles, [*args.networks, "", *TRAININGS], loc="center", ncols=2, frameon=False)
     handles, labels = runs.get_legend_handles_labels()
     for label, linestyle in (("similarity", "-"), ("accuracy", "--")):
         handles.append(Line2D([], [], color=common.BLACK, linestyle=linestyle, linewidth=1))
@@ -305,6 +319,7 @@ def draw_legends(axes, runs):
 def parse(argv):
     options = common.parser(__doc__, "compare_spaces", epochs=10, batch_size=64)
     add = options.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=["MLP", "tanh MLP", "CNN"])
     add("--samples", type=int, default=10_000, help="of the training split")
     add("--anchors", type=int, default=300, help="number of them")
     add("--few", type=int, default=1000, help="samples of the validation split to compare")

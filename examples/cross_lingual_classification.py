@@ -37,7 +37,6 @@ LEVELS = text_data.Classes._fields
 ACCURACY, F1 = "accuracy", "macro F1"
 RELATIVE, PERMUTED = "relative", "permuted anchors"
 PROCRUSTES, ABSOLUTE = "Procrustes", "absolute"
-HELD_OUT = 10  # the part of the training texts that --validate scores on, one of so many
 
 
 def accuracy(y, outputs):
@@ -96,9 +95,7 @@ def run_seed(args, seed):
 
 def held_out(texts, classes, seed):
     """The training texts as texts to train with and texts to score on."""
-    part = np.random.default_rng(seed).permutation(len(classes.fine))
-    cut = len(part) // HELD_OUT
-    parts = part[cut:], part[:cut]
+    parts = text_data.held_out(classes.fine, seed)
     return (
         text_data.Texts(
             *({name: [all_[i] for i in p] for name, all_ in texts.train.items()} for p in parts)

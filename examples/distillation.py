@@ -1,11 +1,13 @@
 """Does a student learn from its teacher's geometry? Alone, logits, RKD-D, GKD, GKD + logits.
 
-Trains a WideResNet teacher, then narrower students that start from the same weights and see the
-same batches: alone, or distilled at three taps, after each group.
+Trains a teacher, then smaller students that start from the same weights and see the same batches:
+alone, or distilled at three taps. Two WideResNets, unless other networks are asked for; graphs need
+no two layers of one shape.
 
     python examples/distillation.py --quick             # digits, about a minute
     python examples/distillation.py                     # MNIST
     python examples/distillation.py --data cifar10 --depth 28 --epochs 200 --augment crop flip
+    python examples/distillation.py --teacher vision_transformer --student small_cnn --pooled
     python examples/distillation.py --select ...        # how the weights are chosen
 
 The weights of the penalties are chosen on the validation split, by --select; the table is of the
@@ -22,73 +24,94 @@ import numpy as np
 import keras_lgg as lgg
 
 TEACHER, ALONE = "teacher", "student alone"
-COLORS = dict(
-    zip(
-        [ALONE, "logits", "RKD-D", "GKD", "GKD + logits"],
-        [common.VERMILION, common.ORANGE, common.GREEN, common.BLUE, common.PURPLE],
-        strict=True,
-    )
-)
+POOLED = "GKD, pooled"  # the mean of all positions in place of each of them
+COLORS = {
+    ALONE: common.VERMILION,
+    "logits": common.ORANGE,
+    "RKD-D": common.GREEN,
+    "GKD": common.BLUE,
+    POOLED: common.SKY,
+    "GKD + logits": common.PURPLE,
+}
+# By name: how to build it, its taps, and its width as a teacher and as a student.
+NETWORKS = {
+    "wide_resnet": (networks.wide_resnet, networks.GROUPS, 1, 0.5),
+    "small_cnn": (networks.small_cnn, networks.STAGES, 32, 4),
+    "vision_transformer": (networks.vision_transformer, networks.ENCODERS, 64, 16),
+}
 # With the paper's code, CIFAR-10: WideResNet28-1 to WideResNet28-0.5, 200 epochs. Mean and range
 # of ten students, tested on the JPEG copy of CIFAR-10 that they were not trained on.
 PUBLISHED = {TEACHER: "18.0", "RKD-D": "20.6 (19.4 to 21.2)", "GKD": "20.0 (19.2 to 21.1)"}
-PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0}
-# By set, the weights that --select prints; recorded in docs/results.md.
-CHOSEN = {"mnist": {"logits": 2.0, "RKD-D": 5.0, "GKD": 25.0}}
-GRID = {"logits": (0.1, 0.5, 2.0), "RKD-D": (5.0, 25.0, 125.0), "GKD": (5.0, 25.0, 125.0, 625.0)}
+PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0, POOLED: 25.0}
+# By set, teacher and student: the weights that --select prints; recorded in docs/results.md.
+CHOSEN = {
+    ("mnist", "wide_resnet", "wide_resnet"): {"logits": 2.0, "RKD-D": 5.0, "GKD": 25.0},
+}
+GRID = {
+    "logits": (0.1, 0.5, 2.0),
+    "RKD-D": (5.0, 25.0, 125.0),
+    "GKD": (5.0, 25.0, 125.0, 625.0),
+    POOLED: (5.0, 25.0, 125.0, 625.0),
+}
 
 
-def network(args, data, width):
-    return networks.wide_resnet(data.shape, data.classes, depth=args.depth, width=width)
+def network(args, data, name, width):
+    wide = name == "wide_resnet"  # of which a fraction is a width
+    options = {"width": width, "depth": args.depth} if wide else {"width": int(width)}
+    return NETWORKS[name][0](data.shape, data.classes, **options)
 
 
 def penalty(args, kind, weight):
-    taps = [(group, group) for group in networks.GROUPS]
+    taps = list(zip(NETWORKS[args.teacher][1], NETWORKS[args.student][1], strict=True))
     if kind == "logits":
         loss, taps = keras.distillation.LogitsDistillation(temperature=args.temperature), None
     elif kind == "RKD-D":
         loss = lgg.losses.RelationalDistance()
     else:
         loss = lgg.losses.GraphDistillation(k=args.k, power=args.power, pairs=args.pairs)
-    return lgg.Penalty(loss, taps=taps, weight=weight)
+    return lgg.Penalty(loss, taps=taps, weight=weight, pool="mean" if kind == POOLED else None)
 
 
-def train(args, arrays, seed, label, *, width, teacher=None, weights=None):
+def train(args, arrays, seed, label, *, name, width, teacher=None, weights=None):
     """A trained network, distilled from the teacher with these weights where it has one."""
     data = common.pipelines(arrays, args, seed)
     keras.utils.set_random_seed(seed)
-    model = student = network(args, data, width)
+    model = student = network(args, data, name, width)
     if weights:
         penalties = [penalty(args, kind, weight) for kind, weight in weights.items()]
         model = lgg.Distiller(teacher, student, penalties)
-    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+    options = {"seed": seed, "label": label, "adam": name == "vision_transformer"}
+    common.fit(model, common.cross_entropy(), data, args, **options)
     return student, data
 
 
 def students(args):
     """The variants by name, with the weights of their penalties."""
-    weights = CHOSEN.get(args.data, PUBLISHED_WEIGHTS)
-    single = {kind: {kind: weight} for kind, weight in weights.items()}
+    weights = CHOSEN.get((args.data, args.teacher, args.student), PUBLISHED_WEIGHTS)
+    single = {kind: {kind: weights[kind]} for kind in kinds(args)}
     return {ALONE: None, **single, "GKD + logits": {k: weights[k] for k in ("GKD", "logits")}}
 
 
-def candidates():
+def kinds(args):
+    return [kind for kind in GRID if kind != POOLED or args.pooled]
+
+
+def candidates(args):
     return {ALONE: None} | {
         f"{kind}, weight {weight:g}": {kind: weight}
-        for kind, weights in GRID.items()
-        for weight in weights
+        for kind in kinds(args)
+        for weight in GRID[kind]
     }
 
 
 def run_seed(args, seed):
     """Train teacher and students: rows for `common.run_seeds`."""
     arrays = common.load(args)
-    teacher, data = train(args, arrays, seed, TEACHER, width=args.teacher_width)
+    teacher, data = train(args, arrays, seed, TEACHER, name=args.teacher, width=args.teacher_width)
     trained = {TEACHER: teacher}
-    for variant, weights in (candidates() if args.select else students(args)).items():
-        trained[variant], _ = train(
-            args, arrays, seed, variant, width=args.student_width, teacher=teacher, weights=weights
-        )
+    options = {"name": args.student, "width": args.student_width, "teacher": teacher}
+    for variant, weights in (candidates(args) if args.select else students(args)).items():
+        trained[variant], _ = train(args, arrays, seed, variant, weights=weights, **options)
     held_out = data.validation if args.select else data.test
     labels = np.concatenate([y for _, y in held_out.as_numpy_iterator()])
     classes = {
@@ -110,10 +133,8 @@ def run_seed(args, seed):
 def conclude(frame):
     """Of each kind of penalty, the weight of the smallest error."""
     errors = frame[frame["metric"] == "error (%)"].groupby("variant", sort=False)["value"].mean()
-    best = [
-        errors[[name for name in errors.index if name.startswith(f"{kind},")]].idxmin()
-        for kind in GRID
-    ]
+    kinds = errors.index.str.rpartition(", weight").get_level_values(0)
+    best = [errors[kinds == kind].idxmin() for kind in GRID if kind in kinds]
     return f"Chosen, by the smallest mean error: {'; '.join(best)}."
 
 
@@ -121,11 +142,12 @@ def draw(args, frame):
     figure, axes = common.figure(1, 2, (9, 3.4))
     for axis, metric in zip(axes[0], ["error (%)", "agrees with the teacher (%)"], strict=True):
         rows = frame[frame["metric"] == metric]
-        for place, (variant, color) in enumerate(COLORS.items()):
+        shown = list(students(args))
+        for place, variant in enumerate(shown):
             values = rows.loc[rows["variant"] == variant, "value"].to_numpy()
-            common.draw_point(axis, place, values, color)
-        axis.set_xticks(range(len(COLORS)), [v.replace(" ", "\n") for v in COLORS])
-        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(COLORS) - 0.4))
+            common.draw_point(axis, place, values, COLORS[variant])
+        axis.set_xticks(range(len(shown)), [v.replace(" ", "\n") for v in shown])
+        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(shown) - 0.4))
     teacher = frame.query("variant == @TEACHER and metric == 'error (%)'")["value"].mean()
     axes[0][0].axhline(teacher, color=common.BLACK, linestyle="--", linewidth=1)
     axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
@@ -135,16 +157,26 @@ def draw(args, frame):
 def parse(argv):
     options = common.parser(__doc__, "distillation", epochs=5, batch_size=128)
     add = options.add_argument
-    add("--depth", type=int, default=10, help="of both networks, 6 n + 4; 28 in the paper")
-    add("--teacher-width", type=float, default=1)
-    add("--student-width", type=float, default=0.5)
+    add("--teacher", choices=NETWORKS, default="wide_resnet")
+    add("--student", choices=NETWORKS, default="wide_resnet")
+    add("--depth", type=int, default=10, help="of WideResNets, 6 n + 4; 28 in the paper")
+    add("--teacher-width", type=float, help="by default 1, 32 or 64, by network")
+    add("--student-width", type=float, help="by default 0.5, 4 or 16, by network")
+    add("--pooled", action="store_true", help="distil means over all positions, too")
     add("--k", type=int, help="neighbours of the graphs; by default all")
     add("--power", type=int, default=1, help="of the graphs")
     add("--pairs", choices=["all", "intra", "inter"], default="all")
     add("--temperature", type=float, default=4.0, help="of the logits")
     add("--select", action="store_true", help="compare weights on the validation split instead")
-    quick = {"epochs": 6, "depth": 10, "teacher_width": 1, "student_width": 0.25}
-    return common.arguments(options, argv, quick=quick)
+    args = common.arguments(options, argv, quick={"epochs": 6})
+    own = args.teacher, args.student
+    if own != ("wide_resnet", "wide_resnet"):
+        args.subject.append(f"{args.teacher}_to_{args.student}")
+    elif args.quick:
+        args.student_width = args.student_width or 0.25
+    args.teacher_width = args.teacher_width or NETWORKS[args.teacher][2]
+    args.student_width = args.student_width or NETWORKS[args.student][3]
+    return args
 
 
 def main(argv=None):
@@ -157,27 +189,42 @@ def main(argv=None):
 
 def tables(args, frame):
     table = common.summary(frame, "variant", "metric")
-    if args.data == "cifar10":
+    if is_published(args):
         table["published error (%)"] = [PUBLISHED.get(variant, "") for variant in table.index]
     return {"Test split": table}
 
 
+def is_published(args):
+    return args.data == "cifar10" and args.teacher == args.student == "wide_resnet"
+
+
 def explain(args):
-    weights = ", ".join(f"{kind} {w:g}" for kind, w in students(args)["GKD + logits"].items())
-    weights += f", RKD-D {students(args)['RKD-D']['RKD-D']:g}"
+    chosen = students(args)
+    weights = ", ".join(f"{kind} {chosen[kind][kind]:g}" for kind in kinds(args))
     text = (
-        f"WideResNet{args.depth}-{args.teacher_width:g} to WideResNet{args.depth}-"
-        f"{args.student_width:g}, {args.epochs} epochs, batches of {args.batch_size}; GKD with k "
-        f"{args.k or 'all'}, power {args.power}, {args.pairs} pairs; weights: {weights}. Error "
-        "and agreement are of the test split."
+        f"{named(args, args.teacher, args.teacher_width)} to "
+        f"{named(args, args.student, args.student_width)}, {args.epochs} epochs, batches of "
+        f"{args.batch_size}; GKD with k {args.k or 'all'}, power {args.power}, {args.pairs} pairs; "
+        f"weights: {weights}. Error and agreement are of the test split."
     )
-    if args.data == "cifar10":
+    if args.pooled:
+        text += (
+            " GKD compares samples by what stands at each of their positions, pooled GKD by the "
+            "mean over all positions."
+        )
+    if is_published(args):
         text += (
             " Published: the authors' released WideResNet28-1 and its WideResNet28-0.5 students "
             "after 200 epochs, tested on the JPEG copy, which they never saw in training (mean "
             "and range of ten)."
         )
     return text
+
+
+def named(args, name, width):
+    if name == "wide_resnet":
+        return f"WideResNet{args.depth}-{width:g}"
+    return f"{name} of width {width:g}"
 
 
 if __name__ == "__main__":

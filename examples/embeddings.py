@@ -7,6 +7,7 @@ otherwise.
     python examples/embeddings.py --quick               # digits, half a minute
     python examples/embeddings.py                       # MNIST
     python examples/embeddings.py --data cifar10 --network wide_resnet --epochs 10
+    python examples/embeddings.py --network vision_transformer
     python examples/embeddings.py --select ...          # how the settings are chosen
 
 The settings are chosen on the validation split, by --select; the table is of the test split. Needs
@@ -29,7 +30,11 @@ from sklearn.svm import LinearSVC
 import keras_lgg as lgg
 
 CROSS_ENTROPY, SMOOTHNESS, TARGET = "cross-entropy", "graph smoothness", "target graph"
-NETWORKS = {"small_cnn": networks.small_cnn, "wide_resnet": networks.wide_resnet}
+NETWORKS = {
+    "small_cnn": networks.small_cnn,
+    "wide_resnet": networks.wide_resnet,
+    "vision_transformer": networks.vision_transformer,
+}
 SIBLINGS = 0.5  # target similarity of two classes of one super-class
 # Super-classes: of digits by their shape (with a loop, of straight lines, of open curves).
 DIGITS = [(0, 6, 8, 9), (1, 4, 7), (2, 3, 5)]
@@ -41,7 +46,8 @@ HIERARCHIES = {
 CLASS_NAMES = {
     "cifar10": ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 }
-CHOSEN = {"mnist": 0.3, "cifar10": 0.03}  # by --select: see docs/results.md
+# By --select: see docs/results.md.
+CHOSEN = {("mnist", "small_cnn"): 0.3, ("cifar10", "small_cnn"): 0.03}
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of --select
 
 
@@ -71,9 +77,10 @@ def train(args, arrays, seed, label, *, variant, alpha):
     data = common.pipelines(arrays, args, seed)
     keras.utils.set_random_seed(seed)
     network = embedder(args, data, variant)
+    options = {"seed": seed, "label": label, "adam": args.network == "vision_transformer"}
     if variant == CROSS_ENTROPY:
         model = keras.Sequential([network, keras.layers.Dense(data.classes)])
-        common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+        common.fit(model, common.cross_entropy(), data, args, **options)
         return network, data
     # The mean over the batch, in place of the sum, keeps the steps of SGD small.
     if variant == SMOOTHNESS:
@@ -81,7 +88,7 @@ def train(args, arrays, seed, label, *, variant, alpha):
     else:
         similarities = affinity(args, data.classes)
         loss = lgg.losses.TargetGraph(affinity=similarities, reduction="sum_over_batch_size")
-    common.fit(network, loss, data, args, seed=seed, label=label, metrics=[])
+    common.fit(network, loss, data, args, metrics=[], **options)
     return network, data
 
 
@@ -171,7 +178,9 @@ def parse(argv):
     add("--alpha", type=float, help="of graph smoothness; by default the one chosen, or 1")
     add("--select", action="store_true", help="compare alphas on the validation split instead")
     args = common.arguments(options, argv, quick={"epochs": 10})
-    args.alpha = args.alpha or CHOSEN.get(args.data, 1.0)
+    args.alpha = args.alpha or CHOSEN.get((args.data, args.network), 1.0)
+    if args.network != options.get_default("network"):
+        args.subject.append(args.network)
     return args
 
 

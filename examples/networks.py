@@ -6,6 +6,7 @@ on non-negative representations every similarity is at least 0.
 
     PreActResNet18   He et al., "Identity mappings in deep residual networks", ECCV 2016
     WideResNet       Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016
+    ViT              Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021
 """
 
 import keras
@@ -16,6 +17,8 @@ BLOCKS = [f"block{i}" for i in range(1, 9)]  # taps of `preact_resnet18`, the Re
 BLOCK_RELUS = [name for i in range(1, 9) for name in (["stem", *BLOCKS][i - 1], f"block{i}_inner")]
 GROUPS = ["group1", "group2", "group3"]  # taps of `wide_resnet`
 STAGES = ["stage1", "stage2", "stage3"]  # taps of `small_cnn`
+ENCODERS = ["encoder1", "encoder2", "encoder3"]  # taps of `vision_transformer`
+PATCHES = 4  # along each side of an image
 
 
 def preact_resnet18(shape, outputs, *, width=64, constraint=None):
@@ -65,6 +68,37 @@ def small_cnn(shape, outputs, *, width=16, constraint=None):
     x = layers.Flatten()(x)
     x = layers.Dense(outputs, kernel_constraint=constraint)(x)
     return keras.Model(inputs, x, name="small_cnn")
+
+
+def vision_transformer(shape, outputs, *, width=64, heads=4, constraint=None):
+    """Attention between 4 x 4 patches, three blocks, and the mean of the patches.
+
+    As everywhere here, what is tapped follows a ReLU: that of the layers after the attention.
+    """
+    inputs = keras.Input(shape)
+    sides = [side // PATCHES for side in shape[:2]]
+    x = layers.Conv2D(width, sides, sides, use_bias=False, kernel_constraint=constraint)(inputs)
+    # A bias for each place tells a patch where it lies.
+    x = layers.Reshape((PATCHES**2, width))(x)
+    x = layers.EinsumDense("npc,cd->npd", (PATCHES**2, width), bias_axes="pd")(x)
+    for name in ENCODERS:
+        x = attention_block(x, width, heads, constraint, name=name)
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    x = layers.Dense(outputs, kernel_constraint=constraint)(x)
+    return keras.Model(inputs, x, name="vision_transformer")
+
+
+def attention_block(x, width, heads, constraint, *, name):
+    """LayerNorm, attention, LayerNorm, two dense layers, and the shortcuts.
+
+    ``name`` names the ReLU, and ``<name>_sum`` the sum with the shortcut.
+    """
+    y = layers.LayerNormalization()(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads)(y, y)])
+    y = layers.LayerNormalization()(x)
+    y = layers.Dense(2 * width, kernel_constraint=constraint)(y)
+    y = layers.Dense(width, kernel_constraint=constraint)(layers.ReLU(name=name)(y))
+    return layers.Add(name=f"{name}_sum")([x, y])
 
 
 def preact_block(x, channels, stride, constraint, *, opening, name):

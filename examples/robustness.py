@@ -38,6 +38,12 @@ NETWORKS = {
         [f"{group}_sum" for group in networks.GROUPS],
         1,
     ),
+    "vision_transformer": (
+        networks.vision_transformer,
+        networks.ENCODERS,
+        [f"{encoder}_sum" for encoder in networks.ENCODERS],
+        64,
+    ),
 }
 # Noise from where it begins to be felt to where little is left, by set: in dB, and in pixels.
 LEVELS = {
@@ -88,7 +94,8 @@ def train(args, arrays, seed, *, parseval, weight, label):
     if weight:
         loss = lgg.losses.SmoothnessVariation(power=args.power, num_classes=data.classes)
         model = lgg.GeometryModel(network, [lgg.Penalty(loss, taps=args.taps, weight=weight)])
-    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+    options = {"seed": seed, "label": label, "adam": args.network == "vision_transformer"}
+    common.fit(model, common.cross_entropy(), data, args, **options)
     plain = build(args, data, parseval=False)  # without the constraint, which is ours
     plain.set_weights(network.get_weights())
     return common.deployable(data, plain)

@@ -1,6 +1,6 @@
 """Does the head of one classifier work on the encoder of another, of another architecture?
 
-Trains four classifiers a seed, two architectures from two initial weights each, three ways:
+Trains classifiers, each architecture from two initial weights a seed, three ways:
 relative to the same anchors, end to end; absolute; and absolute with a head trained afterwards on
 relative codes of the frozen encoder ("post hoc"). Then puts every head on every encoder. Nothing is
 trained in between.
@@ -8,6 +8,7 @@ trained in between.
     python examples/stitching_classifiers.py --quick            # digits, under a minute
     python examples/stitching_classifiers.py                    # MNIST
     python examples/stitching_classifiers.py --data cifar10 --epochs 10
+    python examples/stitching_classifiers.py --networks CNN ResNet ViT
 
 Controls: the anchors of one network in another order ("permuted anchors"), and absolute latents,
 of one width in all networks. The protocol is that of Moschella et al., ICLR 2023; nothing was
@@ -28,8 +29,12 @@ PERMUTED = "permuted anchors"
 NETWORKS = {
     "CNN": networks.small_cnn,
     "ResNet": lambda shape, outputs: networks.wide_resnet(shape, outputs, depth=10, width=0.5),
+    "ViT": networks.vision_transformer,
 }
-NAMES = [f"{name} {i}" for name in NETWORKS for i in (1, 2)]
+
+
+def names(args):
+    return [f"{name} {i}" for name in args.networks for i in (1, 2)]
 
 
 def encoder(args, data, name):
@@ -55,7 +60,8 @@ def train(args, arrays, seed, label, halves_of):
     keras.utils.set_random_seed(seed)
     first, second = halves_of(data)
     model = keras.Sequential([first, second])
-    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
+    options = {"seed": seed, "label": label, "adam": label.startswith("ViT")}
+    common.fit(model, common.cross_entropy(), data, args, **options)
     return first, second
 
 
@@ -83,9 +89,9 @@ def run_seed(args, seed):
     )
     anchors = pixels[indices]
     models = {RELATIVE: [], ABSOLUTE: [], POST_HOC: []}
-    for i, label in enumerate(NAMES):
+    for i, label in enumerate(names(args)):
         name = label.split()[0]
-        own_seed = len(NAMES) * seed + i
+        own_seed = len(names(args)) * seed + i
 
         def relative(data, name=name):
             first = with_codes(data, encoder(args, data, name), anchors, indices)
@@ -98,10 +104,10 @@ def run_seed(args, seed):
             models[space].append(train(args, arrays, own_seed, f"{label}, {space}", halves_of))
         first = models[ABSOLUTE][-1][0]
         models[POST_HOC].append(post_hoc(args, data, labels, pixels, first, anchors, indices))
-    return stitched(models, (test, arrays.test[1]))
+    return stitched(args, models, (test, arrays.test[1]))
 
 
-def stitched(models, test):
+def stitched(args, models, test):
     """A row for each pair, and the means over them."""
     end_to_end = lgg.relative.stitching_matrix(
         models[RELATIVE], test, "accuracy", absolute=models[ABSOLUTE]
@@ -113,17 +119,17 @@ def stitched(models, test):
         ABSOLUTE: end_to_end.absolute,
         PERMUTED: end_to_end.permuted,
     }
-    rows = []
+    rows, labels = [], names(args)
     for space, matrix in matrices.items():
         percent = 100 * np.asarray(matrix)
-        for i, name in enumerate(NAMES):
-            for j, other in enumerate(NAMES):
+        for i, name in enumerate(labels):
+            for j, other in enumerate(labels):
                 rows.append(
                     {"variant": space, "metric": f"{name} → {other}", "value": percent[i, j]}
                 )
-        architectures = np.array([name.split()[0] for name in NAMES])
+        architectures = np.array([name.split()[0] for name in labels])
         same = architectures[:, None] == architectures[None, :]
-        own = np.eye(len(NAMES), dtype=bool)
+        own = np.eye(len(labels), dtype=bool)
         measured = {"own head": own, "other seed": same & ~own, "other architecture": ~same}
         rows += [
             {"variant": space, "metric": metric, "value": percent[mask].mean()}
@@ -135,17 +141,20 @@ def stitched(models, test):
 def draw(args, frame):
     """The accuracy matrices, means over the seeds."""
     spaces = [RELATIVE, POST_HOC, ABSOLUTE, PERMUTED]
-    figure, axes = common.figure(1, len(spaces), (11, 3.8))
+    labels = names(args)
+    figure, axes = common.figure(1, len(spaces), (5 + 1.5 * len(labels), 2.6 + 0.3 * len(labels)))
     means = frame.groupby(["variant", "metric"])["value"].mean()
     for axis, space in zip(axes[0], spaces, strict=True):
-        matrix = np.array([[means[space, f"{a} → {b}"] for b in NAMES] for a in NAMES])
+        matrix = np.array([[means[space, f"{a} → {b}"] for b in labels] for a in labels])
         axis.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
         for (i, j), value in np.ndenumerate(matrix):
             color = "black" if value > 55 else "white"
             axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
-        axis.set(title=space, xlabel="head of", xticks=range(len(NAMES)), yticks=range(len(NAMES)))
-        axis.set_xticklabels(NAMES, rotation=45, ha="right")
-        axis.set_yticklabels(NAMES if axis is axes[0][0] else [])
+        axis.set(
+            title=space, xlabel="head of", xticks=range(len(labels)), yticks=range(len(labels))
+        )
+        axis.set_xticklabels(labels, rotation=45, ha="right")
+        axis.set_yticklabels(labels if axis is axes[0][0] else [])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     axes[0][0].set_ylabel("encoder of")
@@ -156,6 +165,7 @@ def draw(args, frame):
 def parse(argv):
     options = common.parser(__doc__, "stitching_classifiers", epochs=3, batch_size=128)
     add = options.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=["CNN", "ResNet"])
     add("--samples", type=int, default=10_000, help="of the training split")
     add("--anchors", type=int, default=200)
     add("--width", type=int, default=64, help="of the latents")
@@ -182,9 +192,10 @@ def tables(args, frame):
 
 def explain(args):
     return (
-        f"Networks: a CNN and a ResNet of 10 layers, latents of width {args.width}, two of each a "
-        f"seed. {args.samples} training images, {args.anchors} anchors, {args.epochs} epochs, "
-        f"batches of {args.batch_size}. The spread is that over seeds of the means over pairs."
+        f"Networks: {', '.join(args.networks)}, latents of width {args.width}, two of each a seed; "
+        f"the ResNet has 10 layers. {args.samples} training images, {args.anchors} anchors, "
+        f"{args.epochs} epochs, batches of {args.batch_size}. The spread is that over seeds of the "
+        "means over pairs."
     )
 
 

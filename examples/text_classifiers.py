@@ -70,12 +70,30 @@ def recurrent(ids, vocabulary):
     return keras.ops.max(states, axis=1)
 
 
-def transformer(ids, vocabulary):
-    """The mean of the words after one block of attention."""
+def transformer(ids, vocabulary, *, width=64, depth=1):
+    """The mean of the words after blocks of attention."""
     hub = require("keras_hub", "text").layers
-    x = hub.TokenAndPositionEmbedding(vocabulary, LENGTH, 64, mask_zero=True)(ids)
-    x = hub.TransformerEncoder(128, num_heads=2, dropout=0.1)(layers.Dropout(0.3)(x))
+    x = hub.TokenAndPositionEmbedding(vocabulary, LENGTH, width, mask_zero=True)(ids)
+    x = layers.Dropout(0.3)(x)
+    for i in range(depth):
+        x = hub.TransformerEncoder(2 * width, num_heads=2, dropout=0.1, name=f"block{i + 1}")(x)
     return layers.GlobalAveragePooling1D()(x)
+
+
+def taps(depth):
+    """What follows the ReLU of each block.
+
+    The outputs of a block have signs, and the similarities of a sample to others may cancel: its
+    degree, by which a graph is normalised, is then next to nothing.
+    """
+    return [f"block{i + 1}/feedforward_intermediate_dense" for i in range(depth)]
+
+
+def classifier(vocabulary, classes, **options):
+    """From ids to logits; the options are those of `transformer`."""
+    ids = keras.Input((LENGTH,), dtype="int32")
+    features = layers.Dropout(0.5)(transformer(ids, vocabulary, **options))
+    return keras.Model(ids, layers.Dense(classes)(features))
 
 
 def numbered(texts):

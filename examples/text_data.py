@@ -82,6 +82,7 @@ ENGLISH = ("documentation", "multi30k")
 FEWEST_WORDS = 80  # of a text that is cut in two
 FEWEST_IN_PARAGRAPH = 8
 TESTED = 500  # of the halves
+HELD_OUT = 10  # the part of the training texts that settings are chosen by, one of so many
 
 
 class Texts(NamedTuple):
@@ -148,6 +149,14 @@ def with_classes(args):
         parts = [questions(_folder(args) / f"{part}.tsv") for part in ("train", "test")]
     texts, names = zip(*parts, strict=True)
     return Texts(*texts), *_integers(*names)
+
+
+def held_out(labels, seed):
+    """Indices of training texts to train with, and of a tenth of every class to choose by."""
+    mixed = np.random.default_rng(seed).permutation(len(labels))
+    by_class = mixed[np.argsort(labels[mixed], kind="stable")]
+    is_out = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+    return by_class[~is_out], by_class[is_out]
 
 
 def halves():

@@ -3,15 +3,17 @@
 Each is a function ``(texts, args, seed) -> encode``; ``encode(texts)`` is an array ``(n, d)``.
 """
 
+import common
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from keras_lgg.checks import require
 
 LENGTH = 32  # tokens of a text, for the transformer
-DROPPED = 0.3  # share of the tokens that each of its two views lacks
-TEMPERATURE = 0.05
+DROPPED = 0.3  # share of the tokens that it is not shown
+RATE = 2e-3
+SPECIAL = ["[PAD]", "[UNK]"]
 
 
 def tfidf(texts, args, seed, **options):
@@ -28,10 +30,12 @@ def tfidf(texts, args, seed, **options):
 
 
 def transformer(texts, args, seed):
-    """Word pieces and two transformer blocks, trained to tell its texts apart.
+    """Word pieces and two transformer blocks, trained to tell what a text is about.
 
-    Two views of a text, each without some of its tokens, are to be nearest to one another among
-    all of the batch (Gao et al., "SimCSE", EMNLP 2021, with words in place of units dropped).
+    From a text without some of its tokens, its vector is to predict all of them, the more so the
+    rarer they are: a linear layer of logits does, which is no part of the encoder. This is the bag
+    of words of Le and Mikolov ("Distributed representations of sentences and documents", ICML
+    2014), with an encoder in place of a table of vectors.
     """
     hub = require("keras_hub", "text")
     keras.utils.set_random_seed(seed)
@@ -40,44 +44,36 @@ def transformer(texts, args, seed):
         vocabulary_size=args.vocabulary,
         lowercase=True,
         strip_accents=False,
-        reserved_tokens=["[PAD]", "[UNK]"],
+        reserved_tokens=SPECIAL,
     )
     tokenizer = hub.tokenizers.WordPieceTokenizer(
         vocabulary, sequence_length=LENGTH, lowercase=True
     )
     encoder = _network(hub, len(vocabulary), args.width)
+    model = keras.Sequential([encoder, layers.Dense(len(vocabulary))])
     ids = np.asarray(tokenizer(texts))
-    first, second = keras.Input((LENGTH,), dtype="int32"), keras.Input((LENGTH,), dtype="int32")
-    pairs = _Similarities()([encoder(first), encoder(second)])
-    model = keras.Model([first, second], pairs)
+    rarity = _rarity(ids, len(vocabulary))
+    size = min(args.batch_size, len(ids))
+    steps = args.epochs * (len(ids) // size)
+    schedule = common.warm_cosine(RATE, steps)
     model.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.optimizers.Adam(schedule),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
         jit_compile=keras.backend.backend() == "jax",
     )
     rng = np.random.default_rng(seed)
-    size = min(args.batch_size, len(ids))
-    places = np.arange(size)
     for epoch in range(args.epochs):
         order = rng.permutation(len(ids))
-        batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+        batches = [ids[order[i : i + size]] for i in range(0, len(ids) - size + 1, size)]
         losses = [
-            float(model.train_on_batch([_view(ids[batch], rng) for _ in range(2)], places))
+            float(model.train_on_batch(_view(batch, rng), _shares(batch, rarity)))
             for batch in batches
         ]
-        print(f"  epoch {epoch + 1}/{args.epochs}  loss {np.mean(losses[-20:]):.3f}", flush=True)
+        print(f"  epoch {epoch + 1}/{args.epochs}  loss {np.mean(losses):.3f}", flush=True)
     return lambda texts: encoder.predict(np.asarray(tokenizer(texts)), batch_size=256, verbose=0)
 
 
 ENCODERS = {"TF-IDF": tfidf, "transformer": transformer}
-
-
-class _Similarities(layers.Layer):
-    """Cosines of all pairs of two batches, as logits."""
-
-    def call(self, inputs):
-        a, b = (ops.normalize(x, axis=-1) for x in inputs)
-        return ops.matmul(a, ops.transpose(b)) / TEMPERATURE
 
 
 def _network(hub, vocabulary, width):
@@ -88,8 +84,25 @@ def _network(hub, vocabulary, width):
     return keras.Model(ids, layers.Dense(width)(layers.GlobalAveragePooling1D()(x)))
 
 
+def _rarity(ids, vocabulary):
+    """The logarithm of how many texts there are to one with a token; 0 for those that are none."""
+    holding = np.zeros(vocabulary)
+    for text in ids:
+        holding[np.unique(text)] += 1
+    rarity = np.log(len(ids) / np.maximum(holding, 1))
+    rarity[: len(SPECIAL)] = 0
+    return rarity
+
+
+def _shares(ids, rarity):
+    """What is to be predicted: of each text, the tokens that it holds, weighed; the sum is 1."""
+    held = np.zeros((len(ids), len(rarity)), "float32")
+    np.put_along_axis(held, ids, rarity[ids].astype("float32"), axis=1)
+    return held / np.maximum(held.sum(axis=1, keepdims=True), 1e-9)
+
+
 def _view(ids, rng):
-    """Texts without some of their tokens; padding, the id 0, takes their place."""
+    """Texts without some of their tokens, which padding, the id 0, stands for."""
     dropped = np.where(rng.random(ids.shape) < DROPPED, 0, ids)
     return np.where(dropped.any(axis=1, keepdims=True), dropped, ids)
 

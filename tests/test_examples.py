@@ -122,7 +122,8 @@ def test_distillation(run, tmp_path):
     values, page, output = run(distillation)
     check_record(page, output, "distillation", values)
     errors = values.xs("error (%)", level="metric")
-    assert list(errors.index) == ["teacher", *distillation.COLORS]
+    variants = [name for name in distillation.COLORS if name != distillation.POOLED]
+    assert list(errors.index) == ["teacher", *variants]
     assert errors["teacher"] < 5
     assert (errors < 15).all()
     agreement = values.xs("agrees with the teacher (%)", level="metric")
@@ -148,6 +149,119 @@ def test_embeddings(run, tmp_path):
             tmp_path / f"out/digits_{variant.replace(' ', '_')}.keras", (8, 8, 1)
         )
         assert model.output_shape == (None, 12)
+
+
+PAIRS = [
+    pytest.param("vision_transformer", "small_cnn", 20, marks=ON_TENSORFLOW),
+    pytest.param("small_cnn", "vision_transformer", 8, marks=ON_TORCH),
+]
+TRAINED = ["--epochs", "20", "--batch-size", "64"]  # a ViT needs some steps
+
+
+@pytest.mark.parametrize(("teacher", "student", "epochs"), PAIRS)
+def test_distillation_of_transformers(run, monkeypatch, teacher, student, epochs):
+    """By all positions, of which both have other numbers, and by the means over them."""
+    import distillation
+
+    chosen = {distillation.ALONE: None, **{kind: {kind: 25.0} for kind in ("GKD", "GKD, pooled")}}
+    monkeypatch.setattr(distillation, "students", lambda args: chosen)
+    monkeypatch.setattr(distillation, "kinds", lambda args: ["GKD", "GKD, pooled"])
+    options = ["--teacher", teacher, "--student", student, "--pooled", "--batch-size", "64"]
+    values, page, output = run(distillation, *options, "--epochs", str(epochs))
+    check_record(page, output, "distillation", values, f"digits_{teacher}_to_{student}")
+    errors = values.xs("error (%)", level="metric")
+    assert list(errors.index) == ["teacher", *chosen]
+    assert errors["teacher"] < 10
+    assert (errors < 60).all()
+    assert len(set(errors)) > 2, "the penalties act"
+
+
+@ON_TENSORFLOW
+def test_embeddings_of_a_vision_transformer():
+    import embeddings
+
+    args = embeddings.parse(["--quick", "--network", "vision_transformer", *TRAINED])
+    arrays = common.load(args)
+    options = {"variant": embeddings.SMOOTHNESS, "alpha": args.alpha}
+    network, data = embeddings.train(args, arrays, 0, "ViT", **options)
+    model = common.deployable(data, network)
+    train, test = (
+        (embeddings.embed(model, images), labels) for images, labels in (arrays.train, arrays.test)
+    )
+    assert embeddings.classify(train, test, np.arange(10))["10-NN error"] < 20
+
+
+@ON_TENSORFLOW
+def test_robustness_of_a_vision_transformer():
+    import robustness
+
+    args = robustness.parse(["--quick", "--network", "vision_transformer", *TRAINED])
+    arrays = common.load(args)
+    model = robustness.train(args, arrays, 0, parseval=False, weight=args.weight, label="ViT")
+    perturbations = robustness.noise_and_faults(args, model)
+    table = lgg.robustness.evaluate({"ViT": model}, arrays.test, perturbations, progress=False)
+    rows = {row["metric"]: row["value"] for row in robustness.accuracies(table)}
+    assert rows["clean"] > 85
+    assert rows["clean"] > rows["dropped units, 40 %"] + 2
+    assert rows["Gaussian noise, 20 dB"] > rows["Gaussian noise, 5 dB"] + 5
+
+
+@ON_TORCH
+@pytest.mark.filterwarnings("ignore:Layer 'position_embedding'")  # KerasHub's, of its mask
+def test_text_distillation(run):
+    import text_distillation as example
+
+    values, page, output = run(example)
+    check_record(page, output, "text_distillation", values, "halves")
+    accuracy = values.xs("accuracy (%)", level="metric")
+    assert list(accuracy.index) == [example.TEACHER, example.ALONE, "logits", "GKD", example.BOTH]
+    assert accuracy[example.TEACHER] > 40
+    agreement = values.xs("agrees with the teacher (%)", level="metric")
+    assert agreement[example.TEACHER] == 100
+    assert agreement.drop(example.TEACHER).between(15, 95).all()
+    sizes = values.xs("parameters (thousands)", level="metric")
+    assert sizes.drop(example.TEACHER).nunique() == 1
+    assert sizes[example.ALONE] < sizes[example.TEACHER] / 5
+
+
+@ON_TENSORFLOW
+@pytest.mark.filterwarnings("ignore:Layer 'position_embedding'")  # KerasHub's, of its mask
+def test_text_robustness(run):
+    import text_robustness as example
+
+    values, page, output = run(example)
+    check_record(page, output, "text_robustness", values, "halves")
+    for variant in example.COLORS:
+        rows = values[variant]
+        assert rows["clean"] > 40
+        assert rows["clean"] > rows["typos, 50 %"] + 5
+        assert rows["typos, 10 %"] > rows["typos, 50 %"]
+        assert rows["dropped tokens, 50 %"] < rows["clean"] + 2
+
+
+@ON_TENSORFLOW
+def test_classes_held_out_in_equal_shares():
+    import text_data
+
+    labels = np.repeat([0, 1, 2], [50, 30, 4])
+    kept, out = text_data.held_out(labels, seed=0)
+    assert sorted([*kept, *out]) == list(range(84))
+    assert np.bincount(labels[out]).tolist() == [5, 3]
+    assert not np.array_equal(out, text_data.held_out(labels, seed=1)[1])
+
+
+@ON_TENSORFLOW
+def test_what_a_text_is_about_by_hand():
+    """Tokens 2 to 4 are in one, two and all of three texts; 0 and 1 are no words."""
+    import text_encoders
+
+    ids = np.array([[2, 3, 4, 0], [3, 3, 4, 1], [4, 0, 0, 0]])
+    rarity = text_encoders._rarity(ids, 6)
+    assert rarity == pytest.approx([0, 0, np.log(3), np.log(3 / 2), 0, np.log(3)])
+    shares = text_encoders._shares(ids, rarity)
+    of_both = np.log(3) + np.log(3 / 2)
+    first = [0, 0, np.log(3) / of_both, np.log(3 / 2) / of_both, 0, 0]
+    assert shares == pytest.approx(np.array([first, [0, 0, 0, 1, 0, 0], [0] * 6]))
 
 
 @ON_TENSORFLOW
@@ -205,8 +319,20 @@ def test_stitching_classifiers(run):
     assert values[example.ABSOLUTE, "own head"] > 90
     pairs = values[example.RELATIVE].filter(like="→")
     assert len(pairs) == 16
-    own = [pairs[f"{name} → {name}"] for name in example.NAMES]
+    own = [pairs[f"{name} {i} → {name} {i}"] for name in ("CNN", "ResNet") for i in (1, 2)]
     assert np.mean(own) == pytest.approx(values[example.RELATIVE, "own head"])
+
+
+@ON_TENSORFLOW
+def test_a_vision_transformer_is_stitched_like_any_other():
+    import stitching_classifiers as example
+
+    args = example.parse(["--quick", "--networks", "CNN", "ViT"])
+    assert example.names(args) == ["CNN 1", "CNN 2", "ViT 1", "ViT 2"]
+    data = common.pipelines(common.load(args), args, 0)
+    images = np.zeros((2, *data.shape), "float32")
+    for name in args.networks:
+        assert example.encoder(args, data, name)(images).shape == (2, args.width)
 
 
 @ON_TORCH
@@ -233,7 +359,8 @@ def test_compare_spaces(run, monkeypatch, tmp_path):
     monkeypatch.setattr(common, "load", lambda args: untested)
     trainings = {name: compare_spaces.TRAININGS[name] for name in ("SGD 0.1", "SGD 0.003")}
     monkeypatch.setattr(compare_spaces, "TRAININGS", trainings)
-    values, page, output = run(compare_spaces, "--widths", "24", "--epochs", "8")
+    networks = ["--networks", "MLP", "CNN", "ViT"]
+    values, page, output = run(compare_spaces, "--widths", "24", "--epochs", "8", *networks)
     assert "    python examples/compare_spaces.py --quick" in page
     assert "results_compare_spaces_digits.png" in page
     assert (tmp_path / "results_compare_spaces_digits.png").stat().st_size > 10_000
