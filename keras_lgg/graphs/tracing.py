@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_lgg.graphs.numerics import compiled_by_xla
 from keras_lgg.types import Tensor
 
 
@@ -13,9 +14,8 @@ def traced_once(function: Callable[..., Tensor], *tensors: Tensor, **options: An
     """``function(*tensors, **options)``, which is traced once for all tensors of equal shapes.
 
     The layers of a network come in few shapes, and what is done with them takes longer to trace,
-    forward and backward, than the layers themselves. Outside of a trace, and on PyTorch, the
-    function is just called; so it is where it works on blocks of rows, since XLA on TensorFlow
-    finds no gradient of a loop inside a function.
+    forward and backward, than the layers themselves. Outside of a trace, under XLA on TensorFlow
+    and on PyTorch, the function is just called; so it is where it works on blocks of rows.
 
     Args:
         function: Of a module, since its traces are kept for as long as it lives. It takes tensors
@@ -26,7 +26,8 @@ def traced_once(function: Callable[..., Tensor], *tensors: Tensor, **options: An
             is that of `PairMatrix`.
     """
     backend = None if options.get("block") is not None else keras.backend.backend()
-    if backend == "tensorflow" and _is_in_graph():
+    # XLA on TensorFlow would compile such a function anew in every step.
+    if backend == "tensorflow" and _is_in_graph() and not compiled_by_xla():
         return _graph_function(function, *map(_spec, tensors), **options)(*tensors)
     if backend == "jax" and _is_traced(tensors):
         return _jitted(function, **options)(*tensors)
