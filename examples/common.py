@@ -345,6 +345,41 @@ def arguments(options, argv, *, quick, small="digits"):
     return args
 
 
+def most_robust(frame):
+    """The variant of the best mean over all but "clean", of which it costs at most one point.
+
+    The first variant is what the others are compared with.
+    """
+    means = frame.pivot_table(index="variant", columns="metric", values="value", sort=False)
+    disturbed = means.drop(columns="clean").mean(axis=1)
+    affordable = means["clean"] >= means["clean"].iloc[0] - 1
+    return disturbed[affordable].idxmax()
+
+
+def draw_band(axis, x, frame, metrics, *, color, **style):
+    """A line through the means of metrics, and a band of one standard deviation."""
+    values = frame.groupby("metric")["value"]
+    mean, std = values.mean()[metrics], values.std().fillna(0)[metrics]
+    axis.plot(x, mean, color=color, markersize=4, **style)
+    axis.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+
+
+def draw_students(frame, colors, metrics):
+    """A figure of students beside one another; the teacher is a line in the first panel."""
+    drawing, axes = figure(1, len(metrics), (9, 3.4))
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        values = frame[frame["metric"] == metric].groupby("variant")["value"]
+        for place, (variant, color) in enumerate(colors.items()):
+            draw_point(axis, place, values.get_group(variant).to_numpy(), color)
+        axis.set_xticks(range(len(colors)), [v.replace(" ", "\n") for v in colors])
+        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(colors) - 0.4))
+    of_teacher = (frame["variant"] == "teacher") & (frame["metric"] == metrics[0])
+    teacher = frame.loc[of_teacher, "value"].mean()
+    axes[0][0].axhline(teacher, color=BLACK, linestyle="--", linewidth=1)
+    axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
+    return drawing
+
+
 def draw_point(axis, place, values, color):
     """The mean with its standard deviation, and each seed beside it."""
     std = np.std(values, ddof=len(values) > 1)

@@ -139,19 +139,8 @@ def conclude(frame):
 
 
 def draw(args, frame):
-    figure, axes = common.figure(1, 2, (9, 3.4))
-    for axis, metric in zip(axes[0], ["error (%)", "agrees with the teacher (%)"], strict=True):
-        rows = frame[frame["metric"] == metric]
-        shown = list(students(args))
-        for place, variant in enumerate(shown):
-            values = rows.loc[rows["variant"] == variant, "value"].to_numpy()
-            common.draw_point(axis, place, values, COLORS[variant])
-        axis.set_xticks(range(len(shown)), [v.replace(" ", "\n") for v in shown])
-        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(shown) - 0.4))
-    teacher = frame.query("variant == @TEACHER and metric == 'error (%)'")["value"].mean()
-    axes[0][0].axhline(teacher, color=common.BLACK, linestyle="--", linewidth=1)
-    axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
-    return figure
+    colors = {variant: COLORS[variant] for variant in students(args)}
+    return common.draw_students(frame, colors, ["error (%)", "agrees with the teacher (%)"])
 
 
 def parse(argv):

@@ -196,7 +196,7 @@ def title(perturbation, severity):
         return perturbation
     if "noise" in perturbation or "SNR" in perturbation:
         return f"{perturbation}, {severity:g} dB"
-    if perturbation == "dropped units":
+    if perturbation in ("dropped units", "dropped tokens", "typos"):
         return f"{perturbation}, {100 * severity:g} %"
     if perturbation == "quantized weights":
         return f"{perturbation}, {severity:g} bits"
@@ -223,12 +223,9 @@ def select_seed(args, seed):
 
 def conclude(frame):
     """The rule by which a weight is chosen, and what it gives."""
-    means = frame.pivot_table(index="variant", columns="metric", values="value", sort=False)
-    disturbed = means.drop(columns="clean").mean(axis=1)
-    affordable = means["clean"] >= means["clean"].iloc[0] - 1
     return (
         "Chosen, by the best mean over noise and dropped units at a cost of at most one point of "
-        f"clean accuracy: {disturbed[affordable].idxmax()}."
+        f"clean accuracy: {common.most_robust(frame)}."
     )
 
 
@@ -249,10 +246,7 @@ def draw(args, frame):
             x = list(severities)
             if clean is not None:
                 x, names = [clean, *x], ["clean", *names]
-            values = rows.groupby("metric")["value"]
-            mean, std = values.mean()[names], values.std().fillna(0)[names]
-            axis.plot(x, mean, color=color, marker=marker, markersize=4, label=variant)
-            axis.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+            common.draw_band(axis, x, rows, names, color=color, marker=marker, label=variant)
         axis.set(title=name, xlabel=label, ylim=(0, 100))
         axis.set_xticks(x, [f"{255 * v:.3g}" if unit is None else f"{v:g}" for v in x])
         if clean is None:  # harder to the right

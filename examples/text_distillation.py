@@ -31,7 +31,6 @@ GRID = {"logits": (0.1, 0.5, 2.0), "GKD": (1.0, 5.0, 25.0, 125.0)}
 CHOSEN = {}
 PUBLISHED = {"logits": 0.5, "GKD": 25.0}  # weights for images
 TEMPERATURE = 4.0
-RATE = 2e-3
 
 
 def penalty(kind, weight):
@@ -62,7 +61,7 @@ def train(args, data, seed, label, sizes, *, teacher=None, weights=None):
     if weights:
         penalties = [penalty(kind, weight) for kind, weight in weights.items()]
         model = lgg.Distiller(teacher, student, penalties)
-    text_training.fit(model, data, args, seed, label, rate=RATE)
+    text_training.fit(model, data, args, seed, label)
     return student
 
 
@@ -99,19 +98,8 @@ def tables(args, frame):
 
 
 def draw(args, frame):
-    figure, axes = common.figure(1, 2, (8, 3.4))
-    variants = list(candidates(args))
-    for axis, metric in zip(axes[0], (ACCURACY, AGREES), strict=True):
-        values = frame[frame["metric"] == f"{metric} (%)"].groupby("variant")["value"]
-        for place, variant in enumerate(variants):
-            points = values.get_group(variant).to_numpy()
-            common.draw_point(axis, place, points, common.PALETTE[place])
-        axis.set_xticks(range(len(variants)), [v.replace(" ", "\n") for v in variants])
-        axis.set(ylabel=f"student: {metric} (%)", xlim=(-0.6, len(variants) - 0.4))
-    teacher = frame.query(f"variant == @TEACHER and metric == '{ACCURACY} (%)'")["value"].mean()
-    axes[0][0].axhline(teacher, color=common.BLACK, linestyle="--", linewidth=1)
-    axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
-    return figure
+    colors = dict(zip(candidates(args), common.PALETTE, strict=False))
+    return common.draw_students(frame, colors, [f"{ACCURACY} (%)", f"{AGREES} (%)"])
 
 
 def parse(argv):

@@ -21,20 +21,19 @@ import keras
 import numpy as np
 import text_classifiers
 import text_training
+from robustness import accuracies, title
 
 import keras_lgg as lgg
-from keras_lgg import robustness
 
 SIZE = {"width": 64, "depth": 3}
 COLORS = {"plain": common.VERMILION, "smooth geometry": common.BLUE}
 PERTURBATIONS = [
-    robustness.DroppedTokens(rates=(0.1, 0.2, 0.3, 0.5)),
-    robustness.Typos(rates=(0.1, 0.2, 0.3, 0.5)),
+    lgg.robustness.DroppedTokens(rates=(0.1, 0.2, 0.3, 0.5)),
+    lgg.robustness.Typos(rates=(0.1, 0.2, 0.3, 0.5)),
 ]
 WEIGHTS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)  # of --select
 # The least of these: by --select, recorded in docs/results.md, no weight helped.
 WEIGHT = 1e-6
-RATE = 2e-3
 
 
 def variants(args):
@@ -51,7 +50,7 @@ def train(args, data, seed, label, weight):
         loss = lgg.losses.SmoothnessVariation(power=args.power, num_classes=data.classes)
         taps = text_classifiers.taps(SIZE["depth"])
         model = lgg.GeometryModel(network, [lgg.Penalty(loss, taps, weight, pool="mean")])
-    text_training.fit(model, data, args, seed, label, rate=RATE)
+    text_training.fit(model, data, args, seed, label)
     return network
 
 
@@ -59,7 +58,7 @@ def run_seed(args, seed):
     """Train and test: rows for `common.run`, of accuracy in %."""
     data = text_training.prepare(args, seed)
     models = {v: train(args, data, seed, v, weight) for v, weight in variants(args).items()}
-    table = robustness.evaluate(
+    table = lgg.robustness.evaluate(
         models,
         (data.scored, data.scored_labels),
         PERTURBATIONS,
@@ -67,29 +66,14 @@ def run_seed(args, seed):
         seed=seed,
         progress=False,
     )
-    return [
-        {
-            "variant": row["model"],
-            "metric": title(row["perturbation"], row["severity"]),
-            "value": 100 * row["accuracy"],
-        }
-        for _, row in table.iterrows()
-    ]
-
-
-def title(perturbation, severity):
-    """Of a row of the table, such as "typos, 10 %"."""
-    return perturbation if severity != severity else f"{perturbation}, {100 * severity:g} %"
+    return accuracies(table)
 
 
 def conclude(frame):
     """The rule by which a weight is chosen, and what it gives."""
-    means = frame.pivot_table(index="variant", columns="metric", values="value", sort=False)
-    disturbed = means.drop(columns="clean").mean(axis=1)
-    affordable = means["clean"] >= means["clean"].iloc[0] - 1
     return (
         "Chosen, by the best mean over all perturbations at a cost of at most one point of clean "
-        f"accuracy: {disturbed[affordable].idxmax()}."
+        f"accuracy: {common.most_robust(frame)}."
     )
 
 
@@ -100,15 +84,11 @@ def tables(args, frame):
 def draw(args, frame):
     figure, axes = common.figure(1, len(PERTURBATIONS), (8, 3.4))
     for axis, perturbation in zip(axes[0], PERTURBATIONS, strict=True):
-        rates = [0.0, *perturbation.rates]
+        shares = 100 * np.array([0.0, *perturbation.rates])
         names = ["clean", *(title(perturbation.name, rate) for rate in perturbation.rates)]
         for variant, color in COLORS.items():
-            values = frame[frame["variant"] == variant].groupby("metric")["value"]
-            mean, std = values.mean()[names], values.std().fillna(0)[names]
-            axis.plot(100 * np.array(rates), mean, "o-", color=color, markersize=4, label=variant)
-            axis.fill_between(
-                100 * np.array(rates), mean - std, mean + std, color=color, alpha=0.15, linewidth=0
-            )
+            rows = frame[frame["variant"] == variant]
+            common.draw_band(axis, shares, rows, names, color=color, marker="o", label=variant)
         axis.set(title=perturbation.name, xlabel="share of the words (%)", ylim=(0, 100))
     axes[0][0].set_ylabel("test accuracy (%)")
     axes[0][0].legend(frameon=False, loc="lower left")

@@ -9,6 +9,8 @@ import numpy as np
 import text_classifiers
 import text_data
 
+RATE = 2e-3  # the highest learning rate
+
 
 class Data(NamedTuple):
     """Texts and their fine classes, to train with and to score on."""
@@ -58,10 +60,10 @@ def prepare(args, seed):
     return Data(own, labels, scored, scored_labels, ids_of, vocabulary, classes)
 
 
-def fit(model, data, args, seed, label, *, rate):
+def fit(model, data, args, seed, label):
     """Adam, with a linear warm-up and cosine decay; a line of progress an epoch."""
     steps = args.epochs * -(-len(data.texts) // args.batch_size)
-    schedule = common.warm_cosine(rate, steps)
+    schedule = common.warm_cosine(RATE, steps)
     model.compile(
         keras.optimizers.Adam(schedule),
         common.cross_entropy(),

@@ -135,6 +135,11 @@ def without_loops(matrix):
     return combine(lambda values, others, *_: ops.where(others, values, 0.0), matrix)
 
 
+def cosine_graph(x, block):
+    """The cosines of all pairs, without loops."""
+    return without_loops(similarities(x, "cosine", 1.0, block))
+
+
 def root_degrees(adjacency, x=None):
     """``degree**(-1/2)`` of each node, 0 on isolated ones, and 1.0 where it is connected.
 

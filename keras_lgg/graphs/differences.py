@@ -8,6 +8,7 @@ from keras import ops
 from keras_lgg.graphs.construction import (
     class_pairs,
     cosine_factors,
+    cosine_graph,
     matrix_power,
     nearest,
     nearest_neighbours,
@@ -111,10 +112,10 @@ def compare_pairs(teacher, student, *, k, power, pairs, labels, block):
 
 def full_graph(x, block):
     """The degree-normalised cosine graph."""
-    cosines = similarities(x, "cosine", 1.0, block)
-    if block is None:  # a matrix (n, n), whatever the width of x: one trace for all layers
-        return whole(traced_once(_normalized, cosines.matrix))
-    return normalized_degrees(without_loops(cosines), x)
+    if block is not None:
+        return normalized_degrees(cosine_graph(x, block), x)
+    # Matrices (n, n), whatever the width of x: one trace for all layers.
+    return whole(traced_once(_normalized, similarities(x, "cosine", 1.0, None).matrix))
 
 
 def _normalized(cosines):

@@ -13,6 +13,7 @@ from keras_lgg.graphs.arrays import as_tensor, check_not_empty
 from keras_lgg.graphs.construction import (
     class_pairs,
     cosine_degrees,
+    cosine_graph,
     laplacian_form,
     nearest,
     nearest_neighbours,
@@ -379,21 +380,16 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
     products = (power + 1) // 2 + relative
     small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
     linear = k is None and counted and not small
-    if not linear and block is not None and not counted:  # the signal would have n columns
+    if block is not None and not counted:  # the signal would have n columns
         raise _uncounted(n, block_size)
+    options = {"power": power, "normalized": relative}
     if k is None:
-        options = {"power": power, "normalized": relative, "linear": linear}
-        options["block"] = None if linear else block
+        options |= {"linear": linear, "block": None if linear else block}
         value = traced_once(_full_smoothness, x, signal, **options)
     else:
         adjacency = nearest_neighbours(cosine_graph(x, block), k, labels)
-        value = pair_smoothness(adjacency, signal, power=power, normalized=relative)
+        value = pair_smoothness(adjacency, signal, **options)
     return value / labels.count(n, x.dtype) if relative else value
-
-
-def cosine_graph(x, block):
-    """The cosines of all pairs, without loops."""
-    return without_loops(similarities(x, "cosine", 1.0, block))
 
 
 def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):

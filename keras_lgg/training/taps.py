@@ -69,13 +69,21 @@ def _seen(model, inputs, value, mask, given=()):
     named = internals.inputs_by_name(model, inputs)
     if mask is None and hasattr(value, "shape"):
         mask = mask_of(value)
-    for masks in given:
-        fitting = [each for each in masks if _fits(each, value)]
-        # Of two, such as those of an encoder and a decoder, none is known to be the right one.
-        mask = fitting[0] if mask is None and len(fitting) == 1 else mask
+    if mask is None:
+        mask = _nearest(given, value)
     if mask is None:
         mask = next((named[n] for n in MASK_INPUTS if n in named and _fits(named[n], value)), None)
     return Seen(value, mask, named)
+
+
+def _nearest(given, value):
+    """The mask of the first of the layers, from the inside out, that was given one which fits."""
+    for masks in given:
+        fitting = [mask for mask in masks if _fits(mask, value)]
+        # Of two, such as those of an encoder and a decoder, none is known to be the right one.
+        if len(fitting) == 1:
+            return fitting[0]
+    return None
 
 
 def _fits(mask, value):
