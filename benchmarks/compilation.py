@@ -1,6 +1,7 @@
 """From `fit` to the first step: what tracing and compiling cost, with penalties and without."""
 
 import functools
+import gc
 import time
 
 import keras
@@ -66,6 +67,8 @@ def _distilled(teacher, student, count):
 def _seconds(name, model, jit):
     """Seconds by which the first step, or a teacher's first pass, takes longer than the second."""
     tracing.forget()
+    gc.collect()
+    gc.freeze()  # garbage of the builds before is not looked for within this one's time
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, *model.input_shape[1:])).astype("float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -47,7 +47,17 @@ def similarities(x, metric, alpha, block):
 def _cosines(x, block):
     if _narrower_than_pairs(x, block):
         return _products({"x": unit_rows(x)}, block)
-    products = _products({"x": x}, block)
+    return cosines_of_products(_products({"x": x}, block))
+
+
+def inner_products(x):
+    """The products of all pairs of rows, ``(n, n)``, and whether they are cosines already."""
+    narrow = _narrower_than_pairs(x, None)
+    return gram(unit_rows(x) if narrow else x), narrow
+
+
+def cosines_of_products(products):
+    """The cosines of rows, whose inner products are a `PairMatrix` that is held whole."""
     inverse = inverse_norms(products.diagonal())
     return combine(
         lambda s, _, rows, columns: as_column(rows["r"]) * s * as_row(columns["r"]),

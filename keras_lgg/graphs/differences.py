@@ -9,11 +9,12 @@ from keras_lgg.graphs.construction import (
     class_pairs,
     cosine_factors,
     cosine_graph,
+    cosines_of_products,
+    inner_products,
     matrix_power,
     nearest,
     nearest_neighbours,
     normalized_degrees,
-    similarities,
     weakest_neighbours,
     without_loops,
 )
@@ -95,10 +96,22 @@ def _counted_rows(rows, counted):
 
 def compare_pairs(teacher, student, *, k, power, pairs, labels, block):
     """The row sums for two batches, on the edges of the first one's graph."""
+    if block is None and pairs == "all":
+        # Matrices (n, n), whatever the widths: one trace for all pairs of layers.
+        products, cosines = zip(*map(inner_products, (teacher, student)), strict=True)
+        return traced_once(_compare_products, *products, cosines=cosines, k=k, power=power)
     graphs = [full_graph(x, block) for x in (teacher, student)]
     if pairs != "all":
         graphs = [class_pairs(graph, pairs, labels) for graph in graphs]
-    target, learned = graphs
+    return _compare_graphs(*graphs, k=k, power=power)
+
+
+def _compare_products(teacher, student, *, cosines, k, power):
+    graphs = map(_graph_of_products, (teacher, student), cosines)
+    return _compare_graphs(*graphs, k=k, power=power)
+
+
+def _compare_graphs(target, learned, *, k, power):
     if k is not None:
         learned = combine(
             lambda t, s, *others_rows_columns: ops.where(nearest(t, *others_rows_columns), s, 0.0),
@@ -114,12 +127,19 @@ def full_graph(x, block):
     """The degree-normalised cosine graph."""
     if block is not None:
         return normalized_degrees(cosine_graph(x, block), x)
-    # Matrices (n, n), whatever the width of x: one trace for all layers.
-    return whole(traced_once(_normalized, similarities(x, "cosine", 1.0, None).matrix))
+    products, cosines = inner_products(x)
+    return whole(traced_once(_full_matrix, products, cosines=cosines))
 
 
-def _normalized(cosines):
-    return normalized_degrees(without_loops(whole(cosines))).matrix
+def _full_matrix(products, *, cosines):
+    return _graph_of_products(products, cosines).matrix
+
+
+def _graph_of_products(products, cosines):
+    """The full graph, from the inner products of the rows, which may be cosines already."""
+    products = whole(products)
+    graph = products if cosines else cosines_of_products(products)
+    return normalized_degrees(without_loops(graph))
 
 
 def squared_difference(a, b):

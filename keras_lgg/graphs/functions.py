@@ -385,7 +385,7 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
     options = {"power": power, "normalized": relative}
     if k is None:
         options |= {"linear": linear, "block": None if linear else block}
-        value = traced_once(_full_smoothness, x, signal, **options)
+        value = traced_once(_full_smoothness, x, signal, any_width=linear, **options)
     else:
         adjacency = nearest_neighbours(cosine_graph(x, block), k, labels)
         value = pair_smoothness(adjacency, signal, **options)

@@ -10,7 +10,9 @@ from keras_lgg.graphs.numerics import compiled_by_xla
 from keras_lgg.types import Tensor
 
 
-def traced_once(function: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Tensor:
+def traced_once(
+    function: Callable[..., Tensor], *tensors: Tensor, any_width: bool = False, **options: Any
+) -> Tensor:
     """``function(*tensors, **options)``, which is traced once for all tensors of equal shapes.
 
     The layers of a network come in few shapes, and what is done with them takes longer to trace,
@@ -22,13 +24,16 @@ def traced_once(function: Callable[..., Tensor], *tensors: Tensor, **options: An
             alone; no replica, label or penalty is known to it but through them. It has no
             condition in it, which TensorFlow would differentiate once and then no more.
         *tensors: What it is called with.
+        any_width: Whether the function does the same whatever the widths are: then TensorFlow
+            traces it once for all of them.
         **options: Hashable arguments, each combination of which has traces of its own. ``block``
             is that of `PairMatrix`.
     """
     backend = None if options.get("block") is not None else keras.backend.backend()
     # XLA on TensorFlow would compile such a function anew in every step.
     if backend == "tensorflow" and _is_in_graph() and not compiled_by_xla():
-        return _graph_function(function, *map(_spec, tensors), **options)(*tensors)
+        specs = [_spec(x, any_width) for x in tensors]
+        return _graph_function(function, *specs, **options)(*tensors)
     if backend == "jax" and _is_traced(tensors):
         return _jitted(function, **options)(*tensors)
     return function(*tensors, **options)
@@ -46,10 +51,10 @@ def _is_traced(tensors):
     return any(isinstance(x, jax.core.Tracer) for x in tensors)
 
 
-def _spec(x):
+def _spec(x, any_width):
     import tensorflow as tf
 
-    return tf.TensorSpec(x.shape, x.dtype)
+    return tf.TensorSpec((*x.shape[:-1], None) if any_width else x.shape, x.dtype)
 
 
 @functools.cache

@@ -447,10 +447,10 @@ class RelativeRepresentation(keras.layers.Layer):
         if self.indices is not None and len(self.indices) != count:
             raise checks.invalid("indices", f"one for each of the {count} anchors", self.indices)
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def _options(self):
+        """What an instance is made of, but for its encoder and its anchors."""
+        return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
             "similarity": self.similarity,
             "normalization": self.normalization,
             "pool": self.pool,
@@ -463,6 +463,9 @@ class RelativeRepresentation(keras.layers.Layer):
             "anchor_training": self.anchor_training,
             "pool_positions": self.pool_positions,
         }
+
+    def get_config(self) -> dict[str, Any]:
+        config = {**self._options(), "encoder": keras.saving.serialize_keras_object(self.encoder)}
         # The numbers themselves are weights.
         if self.encoder is not None:
             config["anchors"] = stored.spec_of(self.anchor_inputs, self._anchor_dtypes)
@@ -483,9 +486,7 @@ class RelativeRepresentation(keras.layers.Layer):
         """A layer of the same codes that holds the anchors as the encoder sees them now."""
         if self.encoder is None:
             return self
-        config = {**self.get_config(), "refresh_every": 1, "anchor_training": "inherit"}
-        for name in ("encoder", "anchors", "anchor_mask"):
-            config.pop(name, None)
+        config = {**self._options(), "refresh_every": 1, "anchor_training": "inherit"}
         return type(self)(ops.convert_to_numpy(self.anchors), **config)
 
 

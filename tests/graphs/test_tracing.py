@@ -6,6 +6,7 @@ from autodiff import BACKEND, COMPILED, USUAL, value_and_grads
 from keras import ops
 
 from keras_lgg import losses
+from keras_lgg.graphs import differences, functions
 from keras_lgg.graphs.tracing import forget, traced_once
 
 RNG = np.random.default_rng(0)
@@ -37,6 +38,14 @@ def test_as_often_as_there_are_shapes(mode):
         np.testing.assert_allclose(gradient, 3 * x**2, rtol=1e-5)
 
 
+def test_of_any_width():
+    mode = "graph" if BACKEND == "tensorflow" else USUAL
+    calls, gradients = run(mode, any_width=True)
+    assert calls == {"tensorflow": 1, "jax": 2, "torch": 4}[BACKEND]
+    for x, gradient in zip(LAYERS, gradients, strict=True):
+        np.testing.assert_allclose(gradient, 3 * x**2, rtol=1e-5)
+
+
 def test_options_have_traces_of_their_own():
     _, gradients = run(USUAL, power=2)
     for x, gradient in zip(LAYERS, gradients, strict=True):
@@ -47,20 +56,50 @@ def test_in_blocks_it_is_just_called():
     assert run(USUAL, block=2)[0] == 4
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no traces")
-def test_losses_of_equal_layers_are_traced_once(monkeypatch):
-    from keras_lgg.graphs import functions
+TRACED = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no traces")
+TRACING = "graph" if BACKEND == "tensorflow" else "jit"
 
-    traced, whole = [], functions._full_smoothness
-    labels = np.arange(6) % 2
+
+def count(monkeypatch, module, name):
+    """A list that grows by each call of a function."""
+    calls, function = [], getattr(module, name)
 
     def counted(*args, **kwargs):
-        traced.append(1)
-        return whole(*args, **kwargs)
+        calls.append(1)
+        return function(*args, **kwargs)
 
-    monkeypatch.setattr(functions, "_full_smoothness", counted)
-    mode = "graph" if BACKEND == "tensorflow" else "jit"
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+@TRACED
+def test_losses_of_equal_layers_are_traced_once(monkeypatch):
+    calls, labels = count(monkeypatch, functions, "_full_smoothness"), np.arange(6) % 2
     value_and_grads(
-        lambda *xs: losses.smoothness_variation(xs, labels, num_classes=2), LAYERS[:2], mode
+        lambda *xs: losses.smoothness_variation(xs, labels, num_classes=2), LAYERS[:2], TRACING
     )
-    assert len(traced) == 1
+    assert len(calls) == 1
+
+
+@TRACED
+@pytest.mark.parametrize("options", [{}, {"k": 2, "power": 2}])
+def test_pairs_of_layers_are_compared_in_one_trace(monkeypatch, options):
+    forget()
+    calls = count(monkeypatch, differences, "_compare_products")
+    narrow = [np.abs(x) for x in LAYERS]
+    wide = [np.concatenate([x] * 3, axis=1) for x in narrow]
+    teachers, students = [*wide, *narrow], [*wide[::-1], *narrow[::-1]]
+    _, together = value_and_grads(
+        lambda *xs: sum(
+            ops.sum(losses.graph_distillation(t, x, **options))
+            for t, x in zip(teachers, xs, strict=True)
+        ),
+        students,
+        TRACING,
+    )
+    assert len(calls) == 2  # of cosines, as of products
+    for t, x, gradient in zip(teachers, students, together, strict=True):
+        _, (alone,) = value_and_grads(
+            lambda x, t=t: losses.graph_distillation(t, x, block_size=6, **options), [x], USUAL
+        )
+        np.testing.assert_allclose(gradient, alone, rtol=1e-4, atol=1e-6)

@@ -590,6 +590,19 @@ class TestWithFixedAnchors:
         layer = RelativeRepresentation(INPUTS, name="codes")
         assert with_fixed_anchors(functional(layer)).get_layer("codes") is layer
 
+    def test_an_encoder_that_cannot_be_saved(self):
+        class Encoder(keras.Model):
+            def __init__(self, body):  # Keras writes no configuration of such an argument
+                super().__init__(name="own")
+                self.body = body
+
+            def call(self, x):
+                return self.body(x)
+
+        model = functional(RelativeRepresentation(INPUTS, encoder=Encoder(dense()), name="codes"))
+        fixed = with_fixed_anchors(model)
+        np.testing.assert_allclose(to_numpy(fixed(X)), to_numpy(model(X)), atol=1e-6)
+
     def test_a_layer_without_its_weights(self):
         copy = RelativeRepresentation.from_config(with_encoder().get_config())
         with pytest.raises(ValueError, match=r"`anchors`.*finite numbers.*Received.*a NaN"):
