@@ -83,7 +83,8 @@ def grid(args):
 def build(run, data):
     """A classifier, and the same with its penultimate layer as a second output."""
     inputs = keras.Input(data.shape)
-    penultimate = layers.Dense(run.width, activation=run.activation)(hidden(run, data)(inputs))
+    x = hidden(run, data)(inputs)
+    penultimate = layers.Dense(run.width, activation=run.activation)(x)
     logits = layers.Dense(data.classes)(penultimate)
     return keras.Model(inputs, logits), keras.Model(inputs, [logits, penultimate])
 
