@@ -93,6 +93,16 @@ def seeded():
     keras.backend.clear_session(free_memory=False)  # to collect garbage would double the time
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """JAX keeps what it has compiled, gigabytes of it; another file hardly needs it."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
