@@ -24,7 +24,7 @@ import common
 import keras
 import numpy as np
 import text_data
-from text_encoders import ENCODERS
+from text_encoders import ENCODERS, WIDTH
 
 from keras_lgg import relative
 
@@ -208,14 +208,14 @@ def draw_spaces(args, axis, frame):
 
 
 def parse(argv):
-    options = common.parser(__doc__, "cross_lingual_retrieval", epochs=10, batch_size=256)
+    options = common.parser(__doc__, "cross_lingual_retrieval", epochs=20, batch_size=64)
     options.set_defaults(data="halves")
     add = options.add_argument
     add("--languages", nargs="+", help="at least two; all of the data")
     add("--encoders", nargs="+", choices=ENCODERS, default=["TF-IDF"])
     add("--anchors", type=int, default=500, help="texts that are known in all languages")
     add("--curve", type=int, nargs="*", default=[10, 30, 100, 300, 1000], help="numbers of anchors")
-    add("--width", type=int, default=300, help="of the representations")
+    add("--width", type=int, default=300, help="of the representations by TF-IDF")
     add("--vocabulary", type=int, default=6000, help="of the word pieces of the transformer")
     args = common.arguments(options, argv, quick={"curve": [30, 100, 500]}, small="halves")
     args.curve = [number for number in args.curve if number <= args.anchors]
@@ -234,10 +234,11 @@ def main(argv=None):
 def explain(args):
     return (
         f"An encoder for each language ({', '.join(args.languages)}), trained on texts of its own: "
-        f"no two languages share one. {args.anchors} anchors, width {args.width}. R@k: the share "
-        "of the test texts whose counterpart in the other language is among the k nearest. "
-        "Translators are fitted on the anchors. The control has the centred codes of one language "
-        "with its anchors in another order. The curves are of centred codes."
+        f"no two languages share one; TF-IDF gives {args.width} numbers a text, a transformer "
+        f"{WIDTH}. {args.anchors} anchors. R@k: the share of the test texts whose counterpart in "
+        "the other language is among the k nearest. Translators are fitted on the anchors. The "
+        "control has the centred codes of one language with its anchors in another order. The "
+        "curves are of centred codes."
     )
 
 

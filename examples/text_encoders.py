@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_lgg.checks import require
 
-LENGTH = 32  # tokens of a text, for the transformer
+LENGTH, WIDTH = 32, 128  # tokens of a text, and features, of the transformer
 DROPPED = 0.3  # share of the tokens that it is not shown
 RATE = 2e-3
 SPECIAL = ["[PAD]", "[UNK]"]
@@ -49,7 +49,7 @@ def transformer(texts, args, seed):
     tokenizer = hub.tokenizers.WordPieceTokenizer(
         vocabulary, sequence_length=LENGTH, lowercase=True
     )
-    encoder = _network(hub, len(vocabulary), args.width)
+    encoder = _network(hub, len(vocabulary))
     model = keras.Sequential([encoder, layers.Dense(len(vocabulary))])
     ids = np.asarray(tokenizer(texts))
     rarity = _rarity(ids, len(vocabulary))
@@ -76,12 +76,12 @@ def transformer(texts, args, seed):
 ENCODERS = {"TF-IDF": tfidf, "transformer": transformer}
 
 
-def _network(hub, vocabulary, width):
+def _network(hub, vocabulary):
     ids = keras.Input((LENGTH,), dtype="int32")
-    x = hub.layers.TokenAndPositionEmbedding(vocabulary, LENGTH, 128, mask_zero=True)(ids)
+    x = hub.layers.TokenAndPositionEmbedding(vocabulary, LENGTH, WIDTH, mask_zero=True)(ids)
     for _ in range(2):
-        x = hub.layers.TransformerEncoder(256, num_heads=4, dropout=0.1)(x)
-    return keras.Model(ids, layers.Dense(width)(layers.GlobalAveragePooling1D()(x)))
+        x = hub.layers.TransformerEncoder(2 * WIDTH, num_heads=4, dropout=0.1)(x)
+    return keras.Model(ids, layers.GlobalAveragePooling1D()(x))
 
 
 def _rarity(ids, vocabulary):
