@@ -77,6 +77,7 @@ def _seconds(name, model, jit):
         first, second = (_timed(model.predict, x) for _ in range(2))
     else:
         first, second = (_timed(model.fit, x, np.arange(BATCH) % 10) for _ in range(2))
+    gc.unfreeze()
     return first - second
 
 

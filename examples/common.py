@@ -345,6 +345,14 @@ def arguments(options, argv, *, quick, small="digits"):
     return args
 
 
+def best_of_kinds(frame, metric, kinds, *, least):
+    """Of each kind of penalty the variant ``"kind, weight w"`` of the least or the largest mean."""
+    means = frame[frame["metric"] == metric].groupby("variant", sort=False)["value"].mean()
+    of = means.index.str.rpartition(", weight").get_level_values(0)
+    groups = [means[of == kind] for kind in kinds if kind in of]
+    return "; ".join(group.idxmin() if least else group.idxmax() for group in groups)
+
+
 def most_robust(frame):
     """The variant of the best mean over all but "clean", of which it costs at most one point.
 

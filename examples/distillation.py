@@ -132,10 +132,8 @@ def run_seed(args, seed):
 
 def conclude(frame):
     """Of each kind of penalty, the weight of the smallest error."""
-    errors = frame[frame["metric"] == "error (%)"].groupby("variant", sort=False)["value"].mean()
-    kinds = errors.index.str.rpartition(", weight").get_level_values(0)
-    best = [errors[kinds == kind].idxmin() for kind in GRID if kind in kinds]
-    return f"Chosen, by the smallest mean error: {'; '.join(best)}."
+    best = common.best_of_kinds(frame, "error (%)", GRID, least=True)
+    return f"Chosen, by the smallest mean error: {best}."
 
 
 def draw(args, frame):

@@ -88,9 +88,8 @@ def run_seed(args, seed):
 
 def conclude(frame):
     """Of each kind of penalty, the weight of the largest accuracy."""
-    means = frame[frame["metric"] == f"{ACCURACY} (%)"].groupby("variant", sort=False)["value"]
-    best = [means.mean().filter(regex=f"^{kind}, weight").idxmax() for kind in GRID]
-    return f"Chosen, by the largest mean accuracy: {'; '.join(best)}."
+    best = common.best_of_kinds(frame, f"{ACCURACY} (%)", GRID, least=False)
+    return f"Chosen, by the largest mean accuracy: {best}."
 
 
 def tables(args, frame):

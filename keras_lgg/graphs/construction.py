@@ -19,7 +19,7 @@ from keras_lgg.graphs.numerics import (
     machine_epsilon,
     safe_sqrt,
 )
-from keras_lgg.graphs.pairs import PairMatrix, combine
+from keras_lgg.graphs.pairs import PairMatrix, combine, whole
 from keras_lgg.graphs.products import (
     EPSILON,
     ZERO,
@@ -45,9 +45,9 @@ def similarities(x, metric, alpha, block):
 
 
 def _cosines(x, block):
-    if _narrower_than_pairs(x, block):
-        return _products({"x": unit_rows(x)}, block)
-    return cosines_of_products(_products({"x": x}, block))
+    if block is None:
+        return cosines_of(*inner_products(x))
+    return _products({"x": unit_rows(x)}, block)
 
 
 def inner_products(x):
@@ -56,8 +56,11 @@ def inner_products(x):
     return gram(unit_rows(x) if narrow else x), narrow
 
 
-def cosines_of_products(products):
-    """The cosines of rows, whose inner products are a `PairMatrix` that is held whole."""
+def cosines_of(products, are_cosines):
+    """The cosines of a whole batch, from what `inner_products` gives."""
+    products = whole(products)
+    if are_cosines:
+        return products
     inverse = inverse_norms(products.diagonal())
     return combine(
         lambda s, _, rows, columns: as_column(rows["r"]) * s * as_row(columns["r"]),

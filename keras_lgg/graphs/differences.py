@@ -9,7 +9,7 @@ from keras_lgg.graphs.construction import (
     class_pairs,
     cosine_factors,
     cosine_graph,
-    cosines_of_products,
+    cosines_of,
     inner_products,
     matrix_power,
     nearest,
@@ -135,11 +135,8 @@ def _full_matrix(products, *, cosines):
     return _graph_of_products(products, cosines).matrix
 
 
-def _graph_of_products(products, cosines):
-    """The full graph, from the inner products of the rows, which may be cosines already."""
-    products = whole(products)
-    graph = products if cosines else cosines_of_products(products)
-    return normalized_degrees(without_loops(graph))
+def _graph_of_products(products, are_cosines):
+    return normalized_degrees(without_loops(cosines_of(products, are_cosines)))
 
 
 def squared_difference(a, b):
