@@ -39,12 +39,15 @@ class Recording:
         layers: The layers that are watched.
         edit: Function ``edit(layer, call, count)`` of a watched layer, its present call and the
             number of calls before, which returns what takes the place of the outputs.
+        run: Function ``run(call, args, kwargs)`` that calls a watched layer, in place of
+            ``call(*args, **kwargs)``.
         lenient: Whether to pass over what cannot be seen, in place of an error.
     """
 
-    def __init__(self, layers, edit=None, *, lenient=False):
+    def __init__(self, layers, edit=None, *, run=None, lenient=False):
         self._layers = {id(layer): layer for layer in layers}
         self._edit = edit
+        self.run = run
         self._lenient = lenient
         self._trace = _current_trace()
         self._order = []
@@ -86,6 +89,7 @@ def watching(
     layers: list[keras.layers.Layer],
     edit: Callable[..., Any] | None = None,
     *,
+    run: Callable[..., Any] | None = None,
     lenient: bool = False,
 ) -> Iterator[Recording]:
     """Record the calls of some layers, in this thread, until the block ends.
@@ -101,7 +105,7 @@ def watching(
         [(5, 3)]
     """
     layers = list({id(layer): layer for layer in layers}.values())
-    recording = Recording(layers, edit, lenient=lenient)
+    recording = Recording(layers, edit, run=run, lenient=lenient)
     with contextlib.ExitStack() as stack:
         for layer in layers:
             stack.enter_context(_wrapped(layer))
@@ -159,7 +163,7 @@ def _recorded(layer, before, name):
         masks = (_given_masks(args, kwargs), *_masks.get())
         token = _masks.set(masks)
         try:
-            outputs = original(*args, **kwargs)
+            outputs = _run(recordings, original, args, kwargs)
         finally:
             _masks.reset(token)
         mask = _mask_of(layer, args, outputs, previous)
@@ -171,12 +175,24 @@ def _recorded(layer, before, name):
     return call
 
 
+def _run(recordings, original, args, kwargs):
+    """Call a layer as the innermost recording that has a way of its own says."""
+    for recording in reversed(recordings):
+        if recording.run is not None:
+            return recording.run(original, args, kwargs)
+    return original(*args, **kwargs)
+
+
+def first_input(args, kwargs):
+    """What a layer is called with first."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def _previous_mask(args, kwargs):
     """The mask of a layer's first input, which some layers take off while they run."""
     if kwargs.get("mask") is not None:
         return kwargs["mask"]
-    first = args[0] if args else next(iter(kwargs.values()), None)
-    return keras.tree.map_structure(mask_of, first)
+    return keras.tree.map_structure(mask_of, first_input(args, kwargs))
 
 
 def _given_masks(args, kwargs):

@@ -30,6 +30,7 @@ class Distiller(PenalizedModel):
         teacher_inputs: Function from the student's inputs to the teacher's, or a Keras layer,
             where the two see the data differently: in another size, by other token ids. A
             function is saved only if it is registered with Keras.
+        micro_batch: How many samples of a batch the networks see at a time, see `GeometryModel`.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
 
     Raises:
@@ -71,10 +72,11 @@ class Distiller(PenalizedModel):
         penalties: Sequence[Penalty],
         *,
         teacher_inputs: Callable[[Tensor], Tensor] | None = None,
+        micro_batch: int | None = None,
         **kwargs: Any,
     ) -> None:
         _check_built(teacher)
-        plan = TeacherStudent(teacher, student, penalties, teacher_inputs)
+        plan = TeacherStudent(teacher, student, penalties, teacher_inputs, micro_batch)
         super().__init__(student, plan, **kwargs)
         self.student = student
 

@@ -21,6 +21,9 @@ class GeometryModel(PenalizedModel):
     Args:
         base: Any Keras model.
         penalties: List of `Penalty`.
+        micro_batch: How many samples of a batch the base sees at a time, so that its activations
+            fit into memory; the graphs, and all gradients, are those of the whole batch. ``None``,
+            all at once. See :doc:`/micro_batches`.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
 
     Raises:
@@ -54,8 +57,15 @@ class GeometryModel(PenalizedModel):
 
     _plan: OneNetwork
 
-    def __init__(self, base: keras.Model, penalties: Sequence[Penalty], **kwargs: Any) -> None:
-        super().__init__(base, OneNetwork(base, penalties), **kwargs)
+    def __init__(
+        self,
+        base: keras.Model,
+        penalties: Sequence[Penalty],
+        *,
+        micro_batch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(base, OneNetwork(base, penalties, micro_batch), **kwargs)
         self.base = base
 
     @property

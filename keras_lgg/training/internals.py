@@ -12,6 +12,44 @@ def is_stateless():
     return keras.src.backend.common.stateless_scope.in_stateless_scope()
 
 
+class MovingScope(keras.StatelessScope):
+    """A scope in which variables have other values, and none moves, which tells what would.
+
+    Attributes:
+        moved: List of the variables that were given a value in it.
+        losses: What layers added by `add_loss`.
+    """
+
+    def __init__(self, state_mapping):
+        super().__init__(state_mapping=state_mapping, collect_losses=True)
+        self._moved = {}
+
+    @property
+    def moved(self):
+        return list(self._moved.values())
+
+    def add_update(self, update):
+        self._moved[id(update[0])] = update[0]
+        super().add_update(update)
+
+
+def forget_losses(model, losses):
+    """Make the layers of a model forget what they added in a scope that has ended."""
+    gone = {id(loss) for loss in losses}
+    for layer in model._flatten_layers():
+        layer._loss_ids -= gone
+
+
+def no_autocast():
+    """A context in which variables are read in their own dtype."""
+    return keras.src.backend.AutocastScope(None)
+
+
+def set_mask(tensor, mask):
+    """Let Keras keep a mask with a tensor."""
+    keras.src.backend.set_keras_mask(tensor, mask)
+
+
 def compiled_metrics(model):
     """The metrics that compile() was given: names, functions and metrics."""
     compiled = getattr(model, "_compile_metrics", None)
@@ -80,9 +118,10 @@ def symbolic_inputs(model):
     return [symbolic(shape, model.input_dtype) for shape in shapes.values()]
 
 
-def takes_training(model):
-    """Whether a model can be called with ``training=``."""
-    return "training" in inspect.signature(type(model).call).parameters
+def modes(model, training):
+    """How a model is told whether it trains, where its ``call`` wants to know."""
+    takes_it = "training" in inspect.signature(type(model).call).parameters
+    return {"training": training} if takes_it else {}
 
 
 def nodes_of(model, layer):

@@ -114,9 +114,10 @@ class PenalizedModel(ChecksLabels, keras.Model):
         record = _record.get()
         if record is None and training:
             self._check_not_inside()
-        if record is None or not self._plan.tapped:
+        if record is None or not self._plan.watches:
             return self._core(inputs, training=training)
-        outputs, record[id(self)] = self._plan.tapped(inputs, training=training)
+        modes = internals.modes(self._core, training)
+        outputs, record[id(self)] = self._plan.run(self._core, (inputs,), modes, training)
         return outputs
 
     def _check_not_inside(self):
@@ -181,8 +182,8 @@ class PenalizedModel(ChecksLabels, keras.Model):
             watched = self._plan.watched_outputs(y_pred)
             total = super().compute_loss(x, y, watched, sample_weight, training=training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
-        taps = self._recorded_taps(split_cached(x)[0], training)
-        found = self._plan.values(x, self._class_numbers(y), y_pred, taps, training=training)
+        views = self._recorded_views(split_cached(x)[0], y_pred, training)
+        found = self._plan.values(x, self._class_numbers(y), views)
         if self.not_finite.watching and training:
             self.not_finite.update_state(*zip(*found, strict=True))
         for penalty, metric, (value, _) in zip(
@@ -192,12 +193,15 @@ class PenalizedModel(ChecksLabels, keras.Model):
             total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
         return total
 
-    def _recorded_taps(self, x, training):
-        taps = (_record.get() or {}).get(id(self))
-        if taps is not None or not self._plan.tapped:
-            return taps or {}
+    def _recorded_views(self, x, y_pred, training):
+        views = (_record.get() or {}).get(id(self))
+        if views is not None:
+            return views
+        if not self._plan.tapped:
+            self._plan.begin(training)
+            return self._plan.views(x, y_pred, {}, training)
         if not training:  # no state can move: a second pass is exact (Keras builds losses so)
-            return self._plan.tapped.infer(x)[1]
+            return self._plan.views(x, *self._plan.tapped.infer(x), training)
         raise ValueError(
             "The penalties have no taps to act on. Expected compute_loss() after a call of the "
             "model inside `with model.recording_taps():`. Received: no such call. In a "
@@ -208,6 +212,7 @@ class PenalizedModel(ChecksLabels, keras.Model):
         return {
             "name": self.name,
             "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
+            "micro_batch": self._plan.micro_batch,
         }
 
     @classmethod

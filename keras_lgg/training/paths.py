@@ -368,7 +368,7 @@ def _untracked(outputs):
 
 def inference(model, *args):
     """Call a model in inference mode, whether or not it has modes."""
-    return model(*args, **({"training": False} if internals.takes_training(model) else {}))
+    return model(*args, **internals.modes(model, False))
 
 
 def _unknown(model, tap):

@@ -3,12 +3,17 @@
 import collections
 import copy
 import functools
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from keras_lgg import checks
 from keras_lgg.losses import replicas
+from keras_lgg.losses.base import mean
 from keras_lgg.training import internals
+from keras_lgg.training.calls import first_input
+from keras_lgg.training.parts import in_parts
 from keras_lgg.training.paths import has_path, path_at, position_of
 from keras_lgg.training.penalties import (
     base_penalty,
@@ -20,8 +25,22 @@ from keras_lgg.training.penalties import (
     loss_on_layers,
     teacher_student_taps,
 )
-from keras_lgg.training.taps import Seen, Tapped, seen_output
+from keras_lgg.training.penalty_layer import GeometryPenalty
+from keras_lgg.training.taps import Tapped, seen_output
 from keras_lgg.training.teacher_cache import cached_name, split_cached
+from keras_lgg.types import Tensor
+
+
+class View(NamedTuple):
+    """What a penalty reads of one tap.
+
+    Attributes:
+        vectors: One vector a sample, as far as positions are pooled.
+        mask: Which positions count, for Keras's own losses.
+    """
+
+    vectors: Tensor
+    mask: Tensor | None = None
 
 
 class Plan:
@@ -31,11 +50,14 @@ class Plan:
         network: The model that is trained.
         penalties: List of `Penalty`, whose taps are paths.
         paths: The layers of the network that are tapped.
+        micro_batch: Of how many samples the network sees at a time; ``None``, all.
     """
 
-    def __init__(self, network, penalties, paths):
+    def __init__(self, network, penalties, paths, micro_batch=None):
+        check_micro_batch(network, micro_batch)
         self.network = network
         self.penalties = penalties
+        self.micro_batch = micro_batch
         watched = collections.defaultdict(list)
         for penalty in penalties:
             path = None if penalty.balance is None else self.last_tap(penalty)
@@ -44,17 +66,56 @@ class Plan:
         edits = {path: _chain(functions) for path, functions in watched.items()}
         self.tapped = Tapped(network, paths, edits)
 
-    def values(self, x, y, outputs, taps, *, training):
-        """Of each penalty its value, and the tensors that it looked at."""
-        found = []
-        for penalty, seen in zip(self.penalties, self._seen(x, outputs, taps), strict=True):
-            tensors = [each.value for each in seen]
+    def begin(self, training):
+        """Let balanced weights follow, once a step, before anything is viewed."""
+        for penalty in self.penalties:
             if penalty.balance is not None and training:
                 penalty.balance.update()
-                tensors = penalty.balance.watch_penalty(tensors)
+
+    @property
+    def watches(self):
+        """Whether a call of the network has to go by `run`."""
+        return bool(self.tapped) or self.micro_batch is not None
+
+    def run(self, call, args, kwargs, training):
+        """``(outputs, views)`` of ``call(*args, **kwargs)``, by which the network is called.
+
+        In parts, it is called once for each.
+        """
+        self.begin(training)
+
+        def of_part(given):
+            args, kwargs = given
+            inputs = first_input(args, kwargs)
+            outputs, taps = self.tapped.watched(call, args, kwargs)
+            return outputs, self.views(inputs, outputs, taps, training)
+
+        if self.micro_batch is None:
+            return of_part((args, kwargs))
+        variables = [v for penalty in self.penalties for v in penalty.variables]
+        return in_parts(of_part, (args, kwargs), self.micro_batch, self.network, variables)
+
+    def views(self, inputs, outputs, taps, training):
+        """Of each penalty what it reads of the network, a list of `View`."""
+        return [
+            self._views(penalty, self._seen(penalty, inputs, outputs, taps), training)
+            for penalty in self.penalties
+        ]
+
+    @staticmethod
+    def _views(penalty, seen, training=False):
+        if penalty.balance is not None and training:
+            tensors = penalty.balance.watch_penalty([each.value for each in seen])
             seen = [each._replace(value=x) for each, x in zip(seen, tensors, strict=True)]
-            found.append((self._value(penalty, seen, y), tensors))
-        return found
+        needs_mask = is_keras_distillation(penalty.loss) and not penalty.pool
+        return [
+            View(each.pooled_for(penalty), each.mask_for(penalty) if needs_mask else None)
+            for each in seen
+        ]
+
+    def values(self, x, y, views):
+        """Of each penalty its value, and the tensors that it was made of."""
+        raise NotImplementedError
 
     def watched_outputs(self, outputs):
         """The outputs, where the balanced penalties on them see the gradient of the loss."""
@@ -90,12 +151,8 @@ class Plan:
         """Names of all that a penalty looks at."""
         raise NotImplementedError
 
-    def _seen(self, x, outputs, taps):
-        """Of each penalty what it looks at, a list of `Seen`."""
-        raise NotImplementedError
-
-    def _value(self, penalty, seen, y):
-        """The value of a penalty, a scalar tensor."""
+    def _seen(self, penalty, inputs, outputs, taps):
+        """What a penalty looks at in the network, a list of `Seen`."""
         raise NotImplementedError
 
 
@@ -105,12 +162,13 @@ class OneNetwork(Plan):
     Args:
         base: The model.
         penalties: List of `Penalty`.
+        micro_batch: See `Plan`.
     """
 
-    def __init__(self, base, penalties):
+    def __init__(self, base, penalties, micro_batch=None):
         penalties = [base_penalty(penalty, base) for penalty in check_penalties(penalties)]
         paths = [path for p in penalties if p.taps is not None for path in layer_taps(p)]
-        super().__init__(base, penalties, paths)
+        super().__init__(base, penalties, paths, micro_batch)
 
     @staticmethod
     def last_tap(penalty):
@@ -129,17 +187,19 @@ class OneNetwork(Plan):
             for path in layer_taps(penalty)
         }
 
-    def _seen(self, x, outputs, taps):
-        return [
-            [seen_output(self.network, x, outputs)]
-            if penalty.taps is None
-            else [taps[path] for path in layer_taps(penalty)]
-            for penalty in self.penalties
-        ]
+    def _seen(self, penalty, inputs, outputs, taps):
+        if penalty.taps is None:
+            return [seen_output(self.network, inputs, outputs)]
+        return [taps[path] for path in layer_taps(penalty)]
 
-    def _value(self, penalty, seen, y):
-        labels = labels_of(penalty, y) if loss_needs_labels(penalty.loss) else None
-        return loss_on_layers(penalty.loss, [each.pooled_for(penalty) for each in seen], labels)
+    def values(self, x, y, views):
+        del x
+        found = []
+        for penalty, seen in zip(self.penalties, views, strict=True):
+            labels = labels_of(penalty, y) if loss_needs_labels(penalty.loss) else None
+            vectors = [view.vectors for view in seen]
+            found.append((loss_on_layers(penalty.loss, vectors, labels), vectors))
+        return found
 
 
 class TeacherStudent(Plan):
@@ -150,9 +210,10 @@ class TeacherStudent(Plan):
         student: The model that is trained.
         penalties: List of `Penalty`.
         teacher_inputs: Function from the student's inputs to the teacher's, or ``None``.
+        micro_batch: See `Plan`; also of the teacher.
     """
 
-    def __init__(self, teacher, student, penalties, teacher_inputs=None):
+    def __init__(self, teacher, student, penalties, teacher_inputs=None, micro_batch=None):
         penalties = [
             located_pairs(penalty, teacher, student) for penalty in check_penalties(penalties)
         ]
@@ -161,7 +222,7 @@ class TeacherStudent(Plan):
         # Where the layers of the teacher stood in a file that was written without it.
         self.teacher_positions = {}
         paths = [path for pairs in self.pairs for _, path in pairs if path is not None]
-        super().__init__(student, penalties, paths)
+        super().__init__(student, penalties, paths, micro_batch)
         self.set_teacher(teacher)
 
     @staticmethod
@@ -214,19 +275,27 @@ class TeacherStudent(Plan):
             return path
         return path_at(teacher, path, position)
 
-    def _seen(self, x, outputs, taps):
-        inputs, cached = split_cached(x)
-        ours = {**taps, None: seen_output(self.network, inputs, outputs)}
-        if cached is None:
-            asked = self._asked_teacher(inputs)
-        else:
-            self._check_cached(cached)
-
-        def theirs(penalty, path):
-            return asked[path] if cached is None else Seen.ready(cached[cached_name(path, penalty)])
-
+    def _seen(self, penalty, inputs, outputs, taps):
+        output = seen_output(self.network, inputs, outputs)
         return [
-            [each for path, own in pairs for each in (theirs(penalty, path), ours[own])]
+            output if path is None else taps[path] for _, path in teacher_student_taps(penalty)
+        ]
+
+    def values(self, x, y, views):
+        inputs, cached = split_cached(x)
+        theirs = self._asked_teacher(inputs) if cached is None else self._cached_views(cached)
+        found = []
+        for penalty, teacher, student in zip(self.penalties, theirs, views, strict=True):
+            pairs = list(zip(teacher, student, strict=True))
+            values = [_distillation_value(penalty, *pair, y) for pair in pairs]
+            tensors = [view.vectors for pair in pairs for view in pair]
+            found.append((mean(values), tensors))
+        return found
+
+    def _cached_views(self, cached):
+        self._check_cached(cached)
+        return [
+            [View(cached[cached_name(path, penalty)]) for path, _ in pairs]
             for penalty, pairs in zip(self.penalties, self.pairs, strict=True)
         ]
 
@@ -244,26 +313,28 @@ class TeacherStudent(Plan):
             )
 
     def _asked_teacher(self, inputs):
-        """What the teacher makes of a batch, by path; ``None`` is its output."""
+        """Of each penalty what it reads of the teacher, a list of `View`."""
         if self.teacher is None:
             raise ValueError(
                 "The distiller has no teacher. Expected one for fit() and evaluate(), or data from "
                 "lgg.teacher_cache. Received: neither. Assign it first, distiller.teacher = "
                 "teacher, or cache what it says about the data."
             )
+        if self.micro_batch is None:
+            return self._teacher_views(inputs)
+        return in_parts(self._teacher_views, inputs, self.micro_batch, self.teacher)
+
+    def _teacher_views(self, inputs):
         if self.teacher_inputs is not None:
             inputs = self.teacher_inputs(inputs)
         _check_inputs(self.teacher, inputs)
         outputs, taps = self._teacher.infer(inputs)
-        found = {path: taps[now] for path, now in self._teacher_paths.items()}
-        return {**found, None: seen_output(self.teacher, inputs, outputs)}
-
-    def _value(self, penalty, seen, y):
-        values = [
-            _distillation_value(penalty, teacher, student, y)
-            for teacher, student in zip(seen[::2], seen[1::2], strict=True)
+        seen = {path: taps[now] for path, now in self._teacher_paths.items()}
+        seen[None] = seen_output(self.teacher, inputs, outputs)
+        return [
+            self._views(penalty, [seen[path] for path, _ in pairs])
+            for penalty, pairs in zip(self.penalties, self.pairs, strict=True)
         ]
-        return sum(values) / len(values)
 
     def _check_single_outputs(self, teacher):
         for penalty, pairs in zip(self.penalties, self.pairs, strict=True):
@@ -318,13 +389,27 @@ def _chain(functions):
     return lambda x: functools.reduce(lambda x, function: function(x), functions, x)
 
 
+def check_micro_batch(network, micro_batch):
+    """Raise where a network cannot run in parts of so many samples."""
+    if micro_batch is None:
+        return
+    checks.check_positive_integer("micro_batch", micro_batch)
+    inside = [x.name for x in network._flatten_layers() if isinstance(x, GeometryPenalty)]
+    if inside:
+        raise ValueError(
+            f"The layers {inside} of '{network.name}' would see parts of the batch. Expected "
+            "penalties around a network that runs in parts. Received: layers GeometryPenalty "
+            f"inside of it, and micro_batch={micro_batch}. Take the network without them, "
+            "lgg.layers.without_penalties(model), and a lgg.Penalty with the same loss for each."
+        )
+
+
 def _distillation_value(penalty, teacher, student, y):
-    loss, mask = penalty.loss, student.mask_for(penalty)
-    theirs, ours = (each.pooled_for(penalty) for each in (teacher, student))
+    loss, theirs, ours = penalty.loss, teacher.vectors, student.vectors
     if is_keras_distillation(loss):
         loss.validate_outputs(theirs, ours)
         value = _share_of_functions(loss).compute_loss(theirs, ours)
-        return value if mask is None or penalty.pool else value / _mean_of_mask(mask)
+        return value if student.mask is None else value / _mean_of_mask(student.mask)
     if getattr(loss, "needs_labels", False):
         return ops.sum(loss((theirs, labels_of(penalty, y)), ours))
     return ops.sum(loss(theirs, ours))

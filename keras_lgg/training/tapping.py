@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_lgg.training.calls import watching
+from keras_lgg.training.calls import first_input, watching
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import OneNetwork, Plan, TeacherStudent
 from keras_lgg.types import Tensor
@@ -21,6 +21,7 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
             `Distiller`.
         teacher: A trained model, where the penalties compare one with the model.
         teacher_inputs: See `keras_lgg.Distiller`.
+        micro_batch: See `keras_lgg.GeometryModel`.
 
     Attributes:
         values: After `loss`, a dict from the name of each penalty to its unweighted value.
@@ -50,19 +51,30 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         *,
         teacher: keras.Model | None = None,
         teacher_inputs: Callable[[Tensor], Tensor] | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         self._plan: Plan = (
-            OneNetwork(model, penalties)
+            OneNetwork(model, penalties, micro_batch)
             if teacher is None
-            else TeacherStudent(teacher, model, penalties, teacher_inputs)
+            else TeacherStudent(teacher, model, penalties, teacher_inputs, micro_batch)
         )
         self.values: dict[str, Tensor] = {}
 
     def __enter__(self) -> Self:
-        tapped = self._plan.tapped
-        self._watching = watching([self._plan.network, *tapped.layers], tapped.edit)
+        plan = self._plan
+        self._views: Any = None
+        watched = [plan.network, *plan.tapped.layers]
+        self._watching = (
+            watching(watched, plan.tapped.edit)
+            if plan.micro_batch is None
+            else watching([plan.network], run=self._in_parts)
+        )
         self._recording = self._watching.__enter__()
         return self
+
+    def _in_parts(self, call, args, kwargs):
+        outputs, self._views = self._plan.run(call, args, kwargs, kwargs.get("training", True))
+        return outputs
 
     def __exit__(self, *error: Any) -> None:
         self._watching.__exit__(*error)
@@ -86,11 +98,18 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
                 f"in the block of lgg.tapping. Received: {len(calls)} calls. Open a block around "
                 "the call that you mean, and leave the others outside."
             )
-        x = calls[0].args[0] if calls[0].args else next(iter(calls[0].kwargs.values()))
-        taps = self._plan.tapped.seen(self._recording, x)
-        found = self._plan.values(x, y, calls[0].outputs, taps, training=training)
+        x = first_input(calls[0].args, calls[0].kwargs)
+        found = self._plan.values(x, y, self._seen_by(calls[0], x, training))
         total = ops.zeros((), "float32")
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
             total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
         return total
+
+    def _seen_by(self, call, x, training):
+        """What the penalties read of the one call of the network."""
+        if self._views is not None:
+            return self._views
+        self._plan.begin(training)
+        taps = self._plan.tapped.seen(self._recording, x)
+        return self._plan.views(x, call.outputs, taps, training)

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_lgg.graphs.pooling import MASK_INPUTS, mask_of, pooled
 from keras_lgg.training import internals
-from keras_lgg.training.calls import watching
+from keras_lgg.training.calls import first_input, watching
 from keras_lgg.training.paths import check_call, check_output, output_at, output_keys, place_of
 
 
@@ -137,10 +137,13 @@ class Tapped:
 
     def __call__(self, inputs, training=None):
         """``(outputs, taps)``, the outputs as of the model."""
-        modes = {"training": training} if internals.takes_training(self.model) else {}
+        return self.watched(self.model, (inputs,), internals.modes(self.model, training))
+
+    def watched(self, call, args, kwargs):
+        """``(outputs, taps)`` of ``call(*args, **kwargs)``, by which the model is called."""
         with watching(self.layers, self.edit) as recording:
-            outputs = self.model(inputs, **modes)
-        return outputs, self.seen(recording, inputs)
+            outputs = call(*args, **kwargs)
+        return outputs, self.seen(recording, first_input(args, kwargs))
 
     def seen(self, recording, inputs):
         """Dict from each path to what was `Seen` there."""
@@ -153,13 +156,12 @@ class Tapped:
 
         `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
         """
-        modes = {"training": False} if internals.takes_training(self.model) else {}
         with _no_gradient(), watching(self.layers) as recording:
             outputs, _ = self.model.stateless_call(
                 [v.value for v in self.model.trainable_variables],
                 [v.value for v in self.model.non_trainable_variables],
                 inputs,
-                **modes,
+                **internals.modes(self.model, False),
             )
         taps = {path: self._seen(path, recording, inputs) for path in self._places}
         outputs = keras.tree.map_structure(_still, outputs)

@@ -1,0 +1,325 @@
+"""A network run in parts of a batch, with the outputs, and the gradients, of the whole.
+
+The first run of a part keeps nothing for the backward pass but what moved in it; once the gradient
+with respect to its outputs is known, the part runs once more, from the same states and so with the
+same random numbers, and hands that gradient on. So memory is that of one part, and of the outputs.
+This is done by each backend's own means: a checkpointed scan on JAX, checkpoints on PyTorch, and
+on TensorFlow two loops, since the gradient of one keeps several copies of all outputs.
+
+Reference: Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
+RepL4NLP 2021
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lgg.graphs.pooling import mask_of
+from keras_lgg.training import internals
+
+
+def in_parts(
+    function: Callable[[Any], Any],
+    inputs: Any,
+    size: int,
+    network: keras.Model,
+    variables: Sequence[keras.Variable] = (),
+) -> Any:
+    """``function(inputs)``, of which the network sees ``size`` samples at a time.
+
+    What layers add by `add_loss` becomes a mean over the samples, added to the network. States
+    move once a part. Inputs of at most ``size`` samples, if that is known, are not parted.
+
+    Args:
+        function: Of a structure of tensors with one row a sample, and of what else is no tensor or
+            a scalar. Returns a structure of tensors, in which ``None`` may stand for one.
+        inputs: Such a structure, of ``n`` samples.
+        size: Samples of a part. The first of them has the rest of the samples, if one is left.
+        network: The model that the function calls.
+        variables: Of what else the function reads.
+
+    Returns:
+        What the function returns, for all samples.
+    """
+    rows = _batched(inputs)[0].shape[0]
+    if rows is not None and rows <= size:
+        return function(inputs)
+    part = _Part(function, inputs, network, variables)
+    outputs, losses, states = _IN_PARTS[keras.backend.backend()](part, size)
+    for variable, value in zip(part.moved, states, strict=True):
+        variable.assign(value)
+    for loss in losses:
+        network.add_loss(loss)
+    return part.result(outputs)
+
+
+class _Part:
+    """The function as one of tensors alone, in which no variable moves.
+
+    Attributes:
+        inputs: List of the tensors of the whole batch.
+        samples: How many it has.
+        values: Those of the variables that may be trained.
+        moved: The variables that a part moves; known, as is ``start``, when one has been run.
+        start: Their values before.
+        losses: How many a part adds.
+    """
+
+    def __init__(self, function, inputs, network, variables):
+        self._function = function
+        self._network = network
+        self._structure = inputs
+        self.inputs = [ops.convert_to_tensor(x) for x in _batched(inputs)]
+        self.samples = ops.shape(self.inputs[0])[0]
+        known = {id(v): v for v in (*network.variables, *variables)}.values()
+        self._trained = [v for v in known if v.trainable]
+        self._others = [v for v in known if not v.trainable]
+        with internals.no_autocast():
+            self.values = [ops.convert_to_tensor(v.value) for v in self._trained]
+            self._other_values = [_kept(v.value) for v in self._others]
+        self.moved, self.start, self.losses = [], [], 0
+        self._result = None
+
+    def __call__(self, values, states, inputs):
+        """``(outputs, losses, states)`` of a part: lists of tensors.
+
+        The losses are the part's share of the mean over the batch. The states are of ``moved``;
+        none given are those of the start.
+        """
+        variables = [*self._trained, *self._others, *self.moved]
+        values = [*values, *self._other_values, *(states or self.start)]
+        with internals.MovingScope(zip(variables, values, strict=True)) as scope:
+            result = self._function(_filled(self._structure, inputs))
+        share = ops.shape(inputs[0])[0] / self.samples
+        losses = [loss * ops.cast(share, loss.dtype) for loss in scope.losses]
+        internals.forget_losses(self._network, scope.losses)
+        if self._result is None:
+            self.losses = len(losses)
+            self._learn(scope.moved, dict(zip(map(id, variables), values, strict=True)))
+        self._result, outputs = _taken_apart(result)
+        _check_rows(outputs, inputs[0])
+        return outputs, losses, [scope.get_current_value(v) for v in self.moved]
+
+    def _learn(self, moved, before):
+        built = [v for v in self._network.variables if id(v) not in before]
+        if built:
+            raise ValueError(
+                f"The model '{self._network.name}' is built in the course of a call, which cannot "
+                "be done in parts. Expected a model that has its weights. Received: one that "
+                f"made {len(built)} of them when it was called. Call it on a sample first."
+            )
+        with internals.no_autocast():
+            self.start = [before[id(v)] if id(v) in before else _kept(v.value) for v in moved]
+        self.moved = moved
+
+    def result(self, outputs):
+        """What the function returns, of its tensors for all samples."""
+        structure, masks = self._result
+        for tensor, mask in masks:
+            internals.set_mask(outputs[tensor], outputs[mask])
+        return keras.tree.map_structure(
+            lambda place: None if place is None else outputs[place], structure
+        )
+
+
+def _kept(value):
+    """A tensor that stays what it is when the variable moves, which PyTorch does in place."""
+    is_torch = keras.backend.backend() == "torch"
+    return ops.copy(value) if is_torch else ops.convert_to_tensor(value)
+
+
+def _check_rows(outputs, first_input):
+    for x in outputs:
+        if len(x.shape) == 0 or x.shape[0] != first_input.shape[0]:
+            raise ValueError(
+                "A model that runs in parts returns what has no row for each sample. Expected "
+                f"outputs (n, ...) for the {first_input.shape[0]} samples of a part. Received: "
+                f"shape {tuple(x.shape)}. Leave out micro_batch."
+            )
+
+
+def _is_batched(x):
+    return len(getattr(x, "shape", ())) > 0
+
+
+def _batched(structure):
+    """The tensors of a structure that have a row for each sample."""
+    return [x for x in keras.tree.flatten(structure) if _is_batched(x)]
+
+
+def _filled(structure, tensors):
+    """The structure with these in place of them."""
+    tensors = iter(tensors)
+    return keras.tree.map_structure(lambda x: next(tensors) if _is_batched(x) else x, structure)
+
+
+def _taken_apart(result):
+    """What a function returns as a list of its different tensors, masks of Keras among them.
+
+    Returns:
+        ``((structure, masks), tensors)``: the structure of the result with places in the list,
+        and the places of tensors that have a mask, with those of their masks.
+    """
+    found = {}
+
+    def place(x):
+        return None if x is None else found.setdefault(id(x), (len(found), x))[0]
+
+    structure = keras.tree.map_structure(place, result)
+    flat = [x for x in keras.tree.flatten(result) if x is not None]
+    masks = [(place(x), place(mask_of(x))) for x in flat if mask_of(x) is not None]
+    return (structure, masks), [x for _, x in found.values()]
+
+
+def _on_jax(part, size):
+    import jax
+
+    count, rest = divmod(part.samples, size)
+
+    def of_rows(begin, end):
+        return [x[begin:end] for x in part.inputs]
+
+    # States are known once a part was run: with no numbers, here.
+    jax.eval_shape(lambda: part(part.values, [], of_rows(0, size)))
+
+    def step(states, inputs):
+        outputs, losses, states = run(part.values, states, inputs)
+        return states, (outputs, losses)
+
+    run = jax.checkpoint(part, prevent_cse=False)  # which a scan does by itself
+    parts = [ops.reshape(x, (count, size, *x.shape[1:])) for x in of_rows(0, count * size)]
+    states, (outputs, losses) = jax.lax.scan(step, part.start, parts)
+    outputs = [ops.reshape(x, (-1, *x.shape[2:])) for x in outputs]
+    losses = [ops.sum(x, axis=0) for x in losses]
+    if rest:
+        last = jax.checkpoint(part)(part.values, states, of_rows(-rest, None))
+        outputs = [ops.concatenate(both) for both in zip(outputs, last[0], strict=True)]
+        losses, states = _sums(losses, last[1]), last[2]
+    return outputs, losses, states
+
+
+def _on_torch(part, size):
+    from torch.utils.checkpoint import checkpoint
+
+    states, found = [], []
+    for begin in range(0, part.samples, size):
+        inputs = [x[begin : begin + size] for x in part.inputs]
+        # The first run says which states move; before, there are none to be given.
+        found.append(checkpoint(part, part.values, states, inputs, use_reentrant=False))
+        states = found[-1][2]
+    outputs, losses, _ = zip(*found, strict=True)
+    outputs = [ops.concatenate(each) for each in zip(*outputs, strict=True)]
+    return outputs, [sum(each) for each in zip(*losses, strict=True)], states
+
+
+def _on_tensorflow(part, size):
+    import tensorflow as tf
+
+    before_others, count = (part.samples - 1) % size + 1, (part.samples - 1) // size
+    # XLA compiles even those parts that there are none of.
+    length = size if isinstance(count, int) else tf.minimum(size, part.samples)
+
+    def first(tensors):
+        """The rows of the first part, which is never empty."""
+        return [_rows(x, 0, before_others) for x in tensors]
+
+    def another(tensors, i):
+        return [_rows(x, before_others + i * size, length) for x in tensors]
+
+    def array(dtype, shape):
+        """Places for tensors of a shape, one a part."""
+        places = tf.TensorArray(dtype, tf.maximum(count, 1), clear_after_read=False)
+        return places.write(0, tf.zeros(shape, dtype))  # so the shape is known if none is written
+
+    def arrays(tensors):
+        return [array(x.dtype, (length, *ops.shape(x)[1:])) for x in tensors]
+
+    def joined(x, places):
+        others = tf.reshape(places.stack(), (-1, *ops.shape(x)[1:]))
+        return tf.concat([x, _rows(others, 0, count * length)], axis=0)
+
+    def loop(step, carried):
+        """``step(i, *carried)`` for each part but the first."""
+        return tf.while_loop(
+            lambda i, *_: i < count,
+            lambda i, *carried: (i + 1, *step(i, *carried)),
+            (tf.constant(0), *carried),
+            parallel_iterations=1,
+        )[1:]
+
+    @tf.custom_gradient
+    def run(*tensors):
+        values, inputs = tensors[: len(part.values)], tensors[len(part.values) :]
+        outputs, losses, states = part(values, [], first(inputs))
+
+        def forward(i, losses, states, places, befores):
+            befores = [place.write(i, x) for place, x in zip(befores, states, strict=True)]
+            found, more, states = part(values, states, another(inputs, i))
+            places = [place.write(i, x) for place, x in zip(places, found, strict=True)]
+            return _sums(losses, more), states, places, befores
+
+        befores = [array(x.dtype, x.shape) for x in states]
+        losses, states, places, befores = loop(forward, (losses, states, arrays(outputs), befores))
+        outputs = [joined(x, each) for x, each in zip(outputs, places, strict=True)]
+
+        def gradient(*upstream):
+            of_outputs = upstream[: len(outputs)]
+            of_losses = upstream[len(outputs) : len(outputs) + len(losses)]
+
+            def backward(i, sums, places):
+                states = [place.read(i) for place in befores]
+                given = [*another(of_outputs, i), *of_losses]
+                more, found = _part_gradients(part, values, states, another(inputs, i), given)
+                places = [place.write(i, x) for place, x in zip(places, found, strict=True)]
+                return _sums(sums, more), places
+
+            given = [*first(of_outputs), *of_losses]
+            sums, found = _part_gradients(part, values, [], first(inputs), given)
+            sums, places = loop(backward, (sums, arrays(found)))
+            found = iter([joined(x, each) for x, each in zip(found, places, strict=True)])
+            return [*sums, *(next(found) if x.dtype.is_floating else None for x in inputs)]
+
+        return (*outputs, *losses, *states), gradient
+
+    found = run(*part.values, *part.inputs)
+    ends = len(found) - len(part.moved)
+    begins = ends - part.losses
+    return found[:begins], found[begins:ends], found[ends:]
+
+
+def _part_gradients(part, values, states, inputs, given):
+    """Gradients with respect to the values, and to those inputs that are floats.
+
+    Args:
+        given: Gradients with respect to the outputs and losses of the part.
+    """
+    import tensorflow as tf
+
+    watched = [*values, *(x for x in inputs if x.dtype.is_floating)]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(watched)
+        outputs, losses, _ = part(values, states, inputs)
+    pairs = [(x, g) for x, g in zip([*outputs, *losses], given, strict=True) if x.dtype.is_floating]
+    targets, given = zip(*pairs, strict=True)
+    found = tape.gradient(targets, watched, given, unconnected_gradients="zero")
+    found = [tf.convert_to_tensor(x) for x in found]  # embeddings give slices
+    return found[: len(values)], found[len(values) :]
+
+
+def _sums(a, b):
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def _rows(x, begin, count):
+    """So many rows of a tensor; under XLA they may begin anywhere."""
+    import tensorflow as tf
+
+    begins = [begin] + [0] * (len(x.shape) - 1)
+    found = tf.slice(x, begins, [count, *ops.shape(x)[1:]])
+    found.set_shape([count if isinstance(count, int) else None, *x.shape[1:]])
+    return found
+
+
+_IN_PARTS = {"jax": _on_jax, "tensorflow": _on_tensorflow, "torch": _on_torch}
