@@ -3,8 +3,8 @@
 The first run of a part keeps nothing for the backward pass but what moved in it; once the gradient
 with respect to its outputs is known, the part runs once more, from the same states and so with the
 same random numbers, and hands that gradient on. So memory is that of one part, and of the outputs.
-This is done by each backend's own means: a checkpointed scan on JAX, checkpoints on PyTorch, and
-on TensorFlow two loops, since the gradient of one keeps several copies of all outputs.
+This is done by each backend's own means: a checkpointed scan on JAX, checkpoints on PyTorch, loops
+on TensorFlow.
 
 Reference: Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
 RepL4NLP 2021
@@ -77,7 +77,7 @@ class _Part:
         self._trained = [v for v in known if v.trainable]
         self._others = [v for v in known if not v.trainable]
         with internals.no_autocast():
-            self.values = [ops.convert_to_tensor(v.value) for v in self._trained]
+            self.values = [_kept(v.value) for v in self._trained]
             self._other_values = [_kept(v.value) for v in self._others]
         self.moved, self.start, self.losses = [], [], 0
         self._result = None
@@ -125,9 +125,9 @@ class _Part:
 
 
 def _kept(value):
-    """A tensor that stays what it is when the variable moves, which PyTorch does in place."""
-    is_torch = keras.backend.backend() == "torch"
-    return ops.copy(value) if is_torch else ops.convert_to_tensor(value)
+    """A tensor that stays what it is when the variable moves."""
+    is_jax = keras.backend.backend() == "jax"  # whose arrays never change
+    return ops.convert_to_tensor(value) if is_jax else ops.copy(value)
 
 
 def _check_rows(outputs, first_input):
@@ -196,7 +196,8 @@ def _on_jax(part, size):
     if rest:
         last = jax.checkpoint(part)(part.values, states, of_rows(-rest, None))
         outputs = [ops.concatenate(both) for both in zip(outputs, last[0], strict=True)]
-        losses, states = _sums(losses, last[1]), last[2]
+        losses = [a + b for a, b in zip(losses, last[1], strict=True)]
+        states = last[2]
     return outputs, losses, states
 
 
@@ -215,111 +216,12 @@ def _on_torch(part, size):
 
 
 def _on_tensorflow(part, size):
-    import tensorflow as tf
+    from keras_lgg.training.tensorflow_parts import run
 
-    before_others, count = (part.samples - 1) % size + 1, (part.samples - 1) // size
-    # XLA compiles even those parts that there are none of.
-    length = size if isinstance(count, int) else tf.minimum(size, part.samples)
-
-    def first(tensors):
-        """The rows of the first part, which is never empty."""
-        return [_rows(x, 0, before_others) for x in tensors]
-
-    def another(tensors, i):
-        return [_rows(x, before_others + i * size, length) for x in tensors]
-
-    def array(dtype, shape):
-        """Places for tensors of a shape, one a part."""
-        places = tf.TensorArray(dtype, tf.maximum(count, 1), clear_after_read=False)
-        return places.write(0, tf.zeros(shape, dtype))  # so the shape is known if none is written
-
-    def arrays(tensors):
-        return [array(x.dtype, (length, *ops.shape(x)[1:])) for x in tensors]
-
-    def joined(x, places):
-        others = tf.reshape(places.stack(), (-1, *ops.shape(x)[1:]))
-        return tf.concat([x, _rows(others, 0, count * length)], axis=0)
-
-    def loop(step, carried):
-        """``step(i, *carried)`` for each part but the first."""
-        return tf.while_loop(
-            lambda i, *_: i < count,
-            lambda i, *carried: (i + 1, *step(i, *carried)),
-            (tf.constant(0), *carried),
-            parallel_iterations=1,
-        )[1:]
-
-    @tf.custom_gradient
-    def run(*tensors):
-        values, inputs = tensors[: len(part.values)], tensors[len(part.values) :]
-        outputs, losses, states = part(values, [], first(inputs))
-
-        def forward(i, losses, states, places, befores):
-            befores = [place.write(i, x) for place, x in zip(befores, states, strict=True)]
-            found, more, states = part(values, states, another(inputs, i))
-            places = [place.write(i, x) for place, x in zip(places, found, strict=True)]
-            return _sums(losses, more), states, places, befores
-
-        befores = [array(x.dtype, x.shape) for x in states]
-        losses, states, places, befores = loop(forward, (losses, states, arrays(outputs), befores))
-        outputs = [joined(x, each) for x, each in zip(outputs, places, strict=True)]
-
-        def gradient(*upstream):
-            of_outputs = upstream[: len(outputs)]
-            of_losses = upstream[len(outputs) : len(outputs) + len(losses)]
-
-            def backward(i, sums, places):
-                states = [place.read(i) for place in befores]
-                given = [*another(of_outputs, i), *of_losses]
-                more, found = _part_gradients(part, values, states, another(inputs, i), given)
-                places = [place.write(i, x) for place, x in zip(places, found, strict=True)]
-                return _sums(sums, more), places
-
-            given = [*first(of_outputs), *of_losses]
-            sums, found = _part_gradients(part, values, [], first(inputs), given)
-            sums, places = loop(backward, (sums, arrays(found)))
-            found = iter([joined(x, each) for x, each in zip(found, places, strict=True)])
-            return [*sums, *(next(found) if x.dtype.is_floating else None for x in inputs)]
-
-        return (*outputs, *losses, *states), gradient
-
-    found = run(*part.values, *part.inputs)
+    found = run(part, size)
     ends = len(found) - len(part.moved)
     begins = ends - part.losses
     return found[:begins], found[begins:ends], found[ends:]
-
-
-def _part_gradients(part, values, states, inputs, given):
-    """Gradients with respect to the values, and to those inputs that are floats.
-
-    Args:
-        given: Gradients with respect to the outputs and losses of the part.
-    """
-    import tensorflow as tf
-
-    watched = [*values, *(x for x in inputs if x.dtype.is_floating)]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(watched)
-        outputs, losses, _ = part(values, states, inputs)
-    pairs = [(x, g) for x, g in zip([*outputs, *losses], given, strict=True) if x.dtype.is_floating]
-    targets, given = zip(*pairs, strict=True)
-    found = tape.gradient(targets, watched, given, unconnected_gradients="zero")
-    found = [tf.convert_to_tensor(x) for x in found]  # embeddings give slices
-    return found[: len(values)], found[len(values) :]
-
-
-def _sums(a, b):
-    return [x + y for x, y in zip(a, b, strict=True)]
-
-
-def _rows(x, begin, count):
-    """So many rows of a tensor; under XLA they may begin anywhere."""
-    import tensorflow as tf
-
-    begins = [begin] + [0] * (len(x.shape) - 1)
-    found = tf.slice(x, begins, [count, *ops.shape(x)[1:]])
-    found.set_shape([count if isinstance(count, int) else None, *x.shape[1:]])
-    return found
 
 
 _IN_PARTS = {"jax": _on_jax, "tensorflow": _on_tensorflow, "torch": _on_torch}

@@ -277,9 +277,7 @@ class TeacherStudent(Plan):
 
     def _seen(self, penalty, inputs, outputs, taps):
         output = seen_output(self.network, inputs, outputs)
-        return [
-            output if path is None else taps[path] for _, path in teacher_student_taps(penalty)
-        ]
+        return [output if path is None else taps[path] for _, path in teacher_student_taps(penalty)]
 
     def values(self, x, y, views):
         inputs, cached = split_cached(x)
