@@ -2,7 +2,7 @@
 
 python -m benchmarks                          # TensorFlow, without and with XLA
 KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
-python -m benchmarks relative                 # one part: geometry, compilation, relative, manifolds
+python -m benchmarks relative                 # one part: see --help
 python -m benchmarks --quick                  # a minute, nothing written
 """
 
@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from benchmarks import compilation, latents, losses, memory, projections, steps
+from benchmarks import micro_batches as parts
 from keras_lgg.files import beside
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
@@ -64,6 +65,16 @@ def compiling(args, jit):
     )
 
 
+def micro_batches(args, jit):
+    """Caption and rows of the table on batches in parts."""
+    samples, part = (64, 16) if args.quick else (1024, 32)
+    names = ("MLP",) if args.quick else ("MLP", "ResNet")
+    yield (
+        "Training steps in parts of a batch, against whole ones",
+        parts.against_whole(names, samples, part, jit=jit, seconds=args.seconds),
+    )
+
+
 def relative(args, jit):
     """Caption and rows of the table on relative projections."""
     shapes = projections.SHAPES[1:] if args.quick else projections.SHAPES
@@ -87,6 +98,7 @@ def manifolds(args, jit):
 PARTS = {
     "geometry": geometry,
     "compilation": compiling,
+    "micro_batches": micro_batches,
     "relative": relative,
     "manifolds": manifolds,
 }
@@ -127,7 +139,7 @@ def main():
 
 def measure(part, args, jit, program):
     """Print the tables of a part, and write them."""
-    title = program if part == "geometry" else f"{program}: {part}"
+    title = program if part == "geometry" else f"{program}: {part.replace('_', ' ')}"
     texts = [f"## {title}", machine()]
     for caption, rows in PARTS[part](args, jit):
         print(f"\n{title}: {caption}\n")

@@ -53,12 +53,12 @@ def _process_peak(name, n, d, form, jit):
     run(64)
     arrays = batch(n, d)
     PROCESS.joinpath("clear_refs").write_text("5")  # the peak so far is forgotten: see proc(5)
-    before = _kibibytes("VmRSS")
+    before = kibibytes("VmRSS")
     compiled(value_and_gradient(LOSSES[name][form]), jit=jit)(*arrays)
-    return (_kibibytes("VmHWM") - before) / 2**10
+    return (kibibytes("VmHWM") - before) / 2**10
 
 
-def _kibibytes(field):
+def kibibytes(field):
     return int(re.search(rf"{field}:\s*(\d+) kB", PROCESS.joinpath("status").read_text())[1])
 
 
