@@ -18,6 +18,7 @@ References:
 """
 
 from keras_lgg.losses.base import GeometryLoss
+from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.losses.distillation import (
     GraphDistillation,
     RelationalAngle,
@@ -40,6 +41,7 @@ from keras_lgg.losses.variation import (
 )
 
 __all__ = [
+    "CrossBatch",
     "GeometryLoss",
     "GraphDistillation",
     "GraphSmoothness",

@@ -37,6 +37,7 @@ class PenalizedModel(ChecksLabels, keras.Model):
             if penalty.balance is None:
                 penalty._weight.belongs_to(self)
         self._penalty_variables = [penalty.variables for penalty in self.penalties]
+        self._memory_variables = plan.remember()
         self._penalty_metrics = [keras.metrics.Mean(name=p.name) for p in self.penalties]
         self.not_finite = NotFinite([(p.name, plan.places(p)) for p in self.penalties])
         if hasattr(core, "output_names"):
@@ -183,7 +184,7 @@ class PenalizedModel(ChecksLabels, keras.Model):
             total = super().compute_loss(x, y, watched, sample_weight, training=training)
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         views = self._recorded_views(split_cached(x)[0], y_pred, training)
-        found = self._plan.values(x, self._class_numbers(y), views)
+        found = self._plan.values(x, self._class_numbers(y), views, training)
         if self.not_finite.watching and training:
             self.not_finite.update_state(*zip(*found, strict=True))
         for penalty, metric, (value, _) in zip(

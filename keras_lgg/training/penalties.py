@@ -1,6 +1,7 @@
 """Penalties: which loss, at which layers of a model, how strongly."""
 
 import copy
+import functools
 import math
 import numbers
 import re
@@ -13,6 +14,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.losses.base import mean
+from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
 from keras_lgg.training.weights import PenaltyWeight, unassignable
@@ -124,7 +126,7 @@ class Penalty:
         return cls(**{**config, "loss": loss})
 
 
-def loss_on_layers(loss, representations, labels=None):
+def loss_on_layers(loss, representations, labels=None, memories=None):
     """Value of a loss on the tapped representations of one network, averaged over the taps.
 
     Args:
@@ -132,14 +134,37 @@ def loss_on_layers(loss, representations, labels=None):
             ``(labels, representation)``.
         representations: List of tensors ``(n, ...)``.
         labels: Class labels of the batch, or ``None`` where the loss needs none.
+        memories: Of a `CrossBatch`, one for each call of it: see `memories_of`.
 
     Returns:
         Scalar tensor.
     """
     given = (labels,) if loss_needs_labels(loss) else ()
     if getattr(loss, "across_layers", False):
-        return loss(*given, representations)
-    return mean([ops.sum(loss(*given, x)) for x in representations])
+        return remembering(loss, memories, 0)(*given, representations)
+    return mean(
+        [ops.sum(remembering(loss, memories, i)(*given, x)) for i, x in enumerate(representations)]
+    )
+
+
+def remembering(loss, memories, call):
+    """The loss, with the memory of so many a call of it where it has one."""
+    return functools.partial(loss, memory=memories[call]) if memories else loss
+
+
+def memories_of(loss, shapes):
+    """A memory for each call of a `CrossBatch`, ``None`` for other losses.
+
+    Args:
+        loss: The loss.
+        shapes: Of the representations: of one network in a list, of a teacher and a student in a
+            list of pairs.
+    """
+    if not isinstance(loss, CrossBatch):
+        return None
+    if loss.across_layers:
+        return [loss.memory(*shapes)]
+    return [loss.memory(*(shape if loss.needs_teacher else [shape])) for shape in shapes]
 
 
 def loss_needs_labels(loss):

@@ -16,6 +16,7 @@ from keras_lgg.training.penalties import (
     is_keras_distillation,
     loss_needs_labels,
     loss_on_layers,
+    memories_of,
     weight_config,
     weighted_value,
 )
@@ -129,7 +130,7 @@ class GeometryPenalty(keras.layers.Layer):
             self.balance.update()
             last, layers = self.balance.watch_task(last), self.balance.watch_penalty(layers)
         vectors = [pooled(x, mask, self.pool) for x, mask in zip(layers, masks, strict=True)]
-        value = loss_on_layers(self.loss, vectors, labels)
+        value = loss_on_layers(self.loss, vectors, labels, self._memories if training else None)
         if training:
             finite = ops.isfinite(ops.stop_gradient(value))
             self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
@@ -139,6 +140,17 @@ class GeometryPenalty(keras.layers.Layer):
             self._value.update_state(value, sample_weight=ops.shape(last)[0])
         self.add_loss(weighted_value(self, value, training))
         return last
+
+    def build(self, input_shape: Any) -> None:
+        several = isinstance(input_shape, list) or isinstance(input_shape[0], list | tuple)
+        shapes = [
+            (shape[0], shape[-1]) if self.pool and len(shape) > 2 else tuple(shape)
+            for shape in (input_shape if several else [input_shape])
+        ]
+        self._memories = memories_of(self.loss, shapes)
+        # In a list, where Keras finds them.
+        self._past = [variable for m in self._memories or [] for variable in m.variables]
+        self.built = True
 
     def compute_output_spec(
         self, inputs: Tensor, labels: Tensor | None = None, training: bool = False

@@ -11,6 +11,7 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.losses import replicas
 from keras_lgg.losses.base import mean
+from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training import internals
 from keras_lgg.training.calls import first_input
 from keras_lgg.training.parts import in_parts
@@ -23,6 +24,8 @@ from keras_lgg.training.penalties import (
     located_pairs,
     loss_needs_labels,
     loss_on_layers,
+    memories_of,
+    remembering,
     teacher_student_taps,
 )
 from keras_lgg.training.penalty_layer import GeometryPenalty
@@ -58,6 +61,7 @@ class Plan:
         self.network = network
         self.penalties = penalties
         self.micro_batch = micro_batch
+        self._memories = [None] * len(penalties)
         watched = collections.defaultdict(list)
         for penalty in penalties:
             path = None if penalty.balance is None else self.last_tap(penalty)
@@ -95,6 +99,10 @@ class Plan:
         variables = [v for penalty in self.penalties for v in penalty.variables]
         return in_parts(of_part, (args, kwargs), self.micro_batch, self.network, variables)
 
+    def _symbolic_views(self, inputs, *others):
+        outputs, taps = self.tapped.infer(inputs, *others)
+        return self.views(inputs, outputs, taps, False)
+
     def views(self, inputs, outputs, taps, training):
         """Of each penalty what it reads of the network, a list of `View`."""
         return [
@@ -113,9 +121,37 @@ class Plan:
             for each in seen
         ]
 
-    def values(self, x, y, views):
+    def values(self, x, y, views, training):
         """Of each penalty its value, and the tensors that it was made of."""
         raise NotImplementedError
+
+    def remember(self):
+        """Make the memories of losses across batches; returns their variables.
+
+        Raises:
+            ValueError: If the shapes of what they would hold are not known yet.
+        """
+        with_memory = [p.name for p in self.penalties if isinstance(p.loss, CrossBatch)]
+        if with_memory:
+            is_built = self.network.built
+            inputs = internals.symbolic_inputs(self.network) if is_built else None
+            if inputs is None:
+                raise ValueError(
+                    f"The penalties {with_memory} do not know how wide their memory is. Expected a "
+                    f"network that has its weights. Received: '{self.network.name}', which has "
+                    "not been built. Call it on a batch or build it first."
+                )
+            shapes = internals.symbolic_outputs(self._shapes, *inputs)
+            self._memories = [
+                memories_of(penalty.loss, keras.tree.map_structure(lambda x: x.shape, each))
+                for penalty, each in zip(self.penalties, shapes, strict=True)
+            ]
+        flat = [memory for memories in self._memories for memory in memories or []]
+        return [variable for memory in flat for variable in memory.variables]
+
+    def _memories_in(self, training):
+        """Of each penalty the memories of its loss, which are of the training alone."""
+        return self._memories if training else [None] * len(self.penalties)
 
     def watched_outputs(self, outputs):
         """The outputs, where the balanced penalties on them see the gradient of the loss."""
@@ -192,14 +228,19 @@ class OneNetwork(Plan):
             return [seen_output(self.network, inputs, outputs)]
         return [taps[path] for path in layer_taps(penalty)]
 
-    def values(self, x, y, views):
+    def values(self, x, y, views, training):
         del x
         found = []
-        for penalty, seen in zip(self.penalties, views, strict=True):
+        memories = self._memories_in(training)
+        for penalty, seen, past in zip(self.penalties, views, memories, strict=True):
             labels = labels_of(penalty, y) if loss_needs_labels(penalty.loss) else None
             vectors = [view.vectors for view in seen]
-            found.append((loss_on_layers(penalty.loss, vectors, labels), vectors))
+            found.append((loss_on_layers(penalty.loss, vectors, labels, past), vectors))
         return found
+
+    def _shapes(self, *inputs):
+        views = self._symbolic_views(*inputs)
+        return [[view.vectors for view in seen] for seen in views]
 
 
 class TeacherStudent(Plan):
@@ -279,16 +320,27 @@ class TeacherStudent(Plan):
         output = seen_output(self.network, inputs, outputs)
         return [output if path is None else taps[path] for _, path in teacher_student_taps(penalty)]
 
-    def values(self, x, y, views):
+    def values(self, x, y, views, training):
         inputs, cached = split_cached(x)
         theirs = self._asked_teacher(inputs) if cached is None else self._cached_views(cached)
         found = []
-        for penalty, teacher, student in zip(self.penalties, theirs, views, strict=True):
+        sides = zip(self.penalties, theirs, views, self._memories_in(training), strict=True)
+        for penalty, teacher, student, past in sides:
             pairs = list(zip(teacher, student, strict=True))
-            values = [_distillation_value(penalty, *pair, y) for pair in pairs]
+            values = [
+                _distillation_value(penalty, *pair, y, remembering(penalty.loss, past, i))
+                for i, pair in enumerate(pairs)
+            ]
             tensors = [view.vectors for pair in pairs for view in pair]
             found.append((mean(values), tensors))
         return found
+
+    def _shapes(self, *inputs):
+        both = zip(self._asked_teacher(inputs[0]), self._symbolic_views(*inputs), strict=True)
+        return [
+            [(a.vectors, b.vectors) for a, b in zip(theirs, ours, strict=True)]
+            for theirs, ours in both
+        ]
 
     def _cached_views(self, cached):
         self._check_cached(cached)
@@ -402,13 +454,14 @@ def check_micro_batch(network, micro_batch):
         )
 
 
-def _distillation_value(penalty, teacher, student, y):
-    loss, theirs, ours = penalty.loss, teacher.vectors, student.vectors
-    if is_keras_distillation(loss):
+def _distillation_value(penalty, teacher, student, y, loss):
+    """The value of a penalty's loss, or of that with its memory, on one pair of layers."""
+    theirs, ours = teacher.vectors, student.vectors
+    if is_keras_distillation(penalty.loss):
         loss.validate_outputs(theirs, ours)
         value = _share_of_functions(loss).compute_loss(theirs, ours)
         return value if student.mask is None else value / _mean_of_mask(student.mask)
-    if getattr(loss, "needs_labels", False):
+    if getattr(penalty.loss, "needs_labels", False):
         return ops.sum(loss((theirs, labels_of(penalty, y)), ours))
     return ops.sum(loss(theirs, ours))
 

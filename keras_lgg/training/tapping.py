@@ -6,6 +6,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.calls import first_input, watching
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import OneNetwork, Plan, TeacherStudent
@@ -60,6 +61,14 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         )
         self.values: dict[str, Tensor] = {}
 
+        across = [p.name for p in penalties if isinstance(p.loss, CrossBatch)]
+        if across:
+            raise ValueError(
+                f"The penalties {across} have nowhere to remember past batches. Expected them in a "
+                "model, lgg.GeometryModel(model, penalties), which keeps their memory. Received: "
+                "a block of lgg.tapping, which is over after a step."
+            )
+
     def __enter__(self) -> Self:
         plan = self._plan
         self._views: Any = None
@@ -99,7 +108,7 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
                 "the call that you mean, and leave the others outside."
             )
         x = first_input(calls[0].args, calls[0].kwargs)
-        found = self._plan.values(x, y, self._seen_by(calls[0], x, training))
+        found = self._plan.values(x, y, self._seen_by(calls[0], x, training), training)
         total = ops.zeros((), "float32")
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
