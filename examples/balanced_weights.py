@@ -18,14 +18,21 @@ import math
 
 import common
 import keras
-import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
+from dense_networks import (
+    BLOCKS,
+    SIGMAS,
+    accuracy,
+    blocks,
+    class_count,
+    classifier,
+    neighbors,
+    prepared,
+    under_noise,
+)
 
 import keras_lgg as lgg
 
-BLOCKS = ["block1", "block2", "block3"]
 TEACHER_WIDTH, STUDENT_WIDTH, EMBEDDING_WIDTH = 128, 16, 16
-SIGMAS = [0.0, 0.1, 0.2, 0.3, 0.4]  # of the noise, for pixels in [0, 1]
 GRIDS = {
     "robustness": [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3],
     "distillation": [0, 0.01, 0.1, 1, 10, 100],
@@ -61,15 +68,6 @@ def run_seed(args, seed):
 
 def row(variant, metric, value):
     return {"variant": variant, "metric": metric, "value": value}
-
-
-def prepared(arrays):
-    """Flat images in [0, 1] and their labels, by split."""
-    splits = {"train": arrays.train, "validation": arrays.validation, "test": arrays.test}
-    return {
-        split: (images.reshape(len(images), -1).astype("float32") / 255, labels)
-        for split, (images, labels) in splits.items()
-    }
 
 
 def measured(args, data, task, teacher, seed, options):
@@ -108,25 +106,6 @@ def embedded(data, teacher, options):
     return lgg.GeometryModel(model, [penalty]), network
 
 
-def classifier(data, width):
-    return keras.Sequential([*blocks(data, width), keras.layers.Dense(class_count(data))])
-
-
-def class_count(data):
-    return int(data["train"][1].max()) + 1
-
-
-def blocks(data, width):
-    layers = [keras.Input(data["train"][0].shape[1:])]
-    for name in BLOCKS:
-        layers += [
-            keras.layers.Dense(width),
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(name=name),
-        ]
-    return layers
-
-
 def fit(args, model, data, seed, *, label):
     # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
     jit_compile = keras.backend.backend() == "jax"
@@ -142,33 +121,6 @@ def fit(args, model, data, seed, *, label):
         callbacks=[keras.callbacks.TerminateOnNaN()],
     )
     print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)
-
-
-def outputs(network, images):
-    return network.predict(images, batch_size=1000, verbose=0)
-
-
-def accuracy(network, data, split):
-    images, labels = data[split]
-    return 100 * np.mean(outputs(network, images).argmax(axis=1) == labels)
-
-
-def under_noise(network, data, split):
-    """The mean over the levels, and over ten draws each: the same ones for every network."""
-    images, labels = data[split]
-    images, labels = np.tile(images, (10, 1)), np.tile(labels, 10)
-    noise = np.random.default_rng(0).standard_normal(images.shape, dtype="float32")
-    scores = []
-    for sigma in SIGMAS:
-        noisy = np.clip(images + np.float32(sigma) * noise, 0, 1)
-        scores.append(np.mean(outputs(network, noisy).argmax(axis=1) == labels))
-    return 100 * np.mean(scores)
-
-
-def neighbors(network, data, split):
-    (images, labels), (held_out, expected) = data["train"], data[split]
-    found = KNeighborsClassifier(10).fit(outputs(network, images), labels)
-    return 100 * found.score(outputs(network, held_out), expected)
 
 
 TASKS = {

@@ -971,6 +971,19 @@ def test_balanced_weights(run):
         assert all(f"{found:.1f}" in page and f"{found:.1f}" in output for found in scores)
 
 
+@ON_TORCH
+def test_small_batches(run):
+    import small_batches as example
+
+    values, page, output = run(example)
+    assert "    python examples/small_batches.py --quick" in page
+    for task in example.GRIDS:
+        scores = values.xs(f"{task}: batches of 16", level="metric")
+        assert list(scores.index) == ["no memory", "memory of 64"]
+        assert scores.between(50, 100).all()
+        assert all(f"{found:.1f}" in page and f"{found:.1f}" in output for found in scores)
+
+
 def test_a_weight_is_tuned_on_the_validation_split(monkeypatch):
     import balanced_weights as example
 

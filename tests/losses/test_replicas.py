@@ -70,12 +70,12 @@ def test_a_graph_spans_two_replicas():
 
 @pytest.mark.ci
 def test_graphs_span_the_global_batch(known):
-    assert_as_one_device(trainings(2, *known), 14 + 3)
+    assert_as_one_device(trainings(2, *known), 16 + 4)
 
 
 @pytest.mark.ci
 def test_a_graph_spans_four_replicas():
-    assert_as_one_device(trainings(4, "--only", "penalized"), 5 + 1)
+    assert_as_one_device(trainings(4, "--only", "penalized"), 6 + 1)
 
 
 @pytest.mark.ci
@@ -88,13 +88,13 @@ def test_an_uneven_last_batch():
 
 @pytest.mark.ci
 def test_local_graphs_are_others(known):
-    assert_apart(trainings(2, "--local", *known), 11)
+    assert_apart(trainings(2, "--local", *known), 12)
 
 
 @pytest.mark.ci
 @needs("several devices, `keras.distribution`")
 def test_sharded_weights(known):
-    assert_as_one_device(trainings(4, "--model-parallel", *known), 14 + 3)
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 16 + 4)
 
 
 @pytest.mark.ci
@@ -106,9 +106,9 @@ def test_two_processes(local, known):
     for lines in outputs(both):
         report = json.loads(lines[-1])
         if local:
-            assert_apart(report, 11)
+            assert_apart(report, 12)
         else:
-            assert_as_one_device(report, 14 + 3)
+            assert_as_one_device(report, 16 + 4)
 
 
 def printed(lines):

@@ -114,6 +114,7 @@ def penalized(options):
     }
     if GLOBAL:
         penalties["balanced"] = losses.GraphVariation(), "balanced"
+        penalties["memory"] = losses.CrossBatch(losses.GraphVariation(), 24), 0.01
     networks = [network(name) for name in penalties]
     networks.append(with_layer("layer", losses.GraphVariation(**options)))
     base = side_by_side(networks)
@@ -159,11 +160,19 @@ def distilled(options):
     return model, networks, cross_entropies(student)
 
 
+def in_parts(options):
+    """A classifier that sees its part of the batch in parts again."""
+    base = network("parts")
+    penalty = lgg.Penalty(losses.GraphVariation(**options), ["h1", "h2"], 0.01, name="of_parts")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return lgg.GeometryModel(base, [penalty], micro_batch=3), [base], loss
+
+
 def builders():
     """What builds a model, its networks, and the losses that it is compiled with."""
     if SAMPLES % BATCH % REPLICAS:  # Keras's own mean over uneven replicas is another one
         return [embedders]
-    return [embedders, penalized, distilled]
+    return [embedders, penalized, distilled, in_parts]
 
 
 @contextlib.contextmanager
@@ -209,7 +218,7 @@ def train(build, *, split=False):
 
 
 def targets(loss, mine=slice(None)):
-    return dict.fromkeys(loss, Y[mine])
+    return dict.fromkeys(loss, Y[mine]) if isinstance(loss, dict) else Y[mine]
 
 
 def _relative(a, b):
