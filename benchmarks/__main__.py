@@ -73,6 +73,11 @@ def micro_batches(args, jit):
         "Training steps in parts of a batch, against whole ones",
         parts.against_whole(names, samples, part, jit=jit, seconds=args.seconds),
     )
+    if keras.backend.backend() == "tensorflow" and not jit and not args.quick:
+        yield (
+            "Steps for which the memory of this machine is too small",
+            parts.large_steps("PreActResNet18, width 32", 8192, 64, 256),
+        )
 
 
 def relative(args, jit):

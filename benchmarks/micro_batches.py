@@ -1,6 +1,6 @@
 """Training steps in parts of a batch, against whole ones: their time, and their peak of memory.
 
-python -m benchmarks.micro_batches NETWORK POOL SAMPLES MICRO_BATCH    # the peak alone, in MiB
+python -m benchmarks.micro_batches NETWORK POOL SAMPLES MICRO_BATCH JIT LOSS    # one peak
 """
 
 import functools
@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -24,7 +25,16 @@ TAPS = ["stem", "block1", "block2", "block3"]
 NETWORKS = {
     "ResNet": (steps.three_block_resnet, steps.IMAGE, TAPS),
     "MLP": (steps.mlp, (784,), steps.HIDDEN),
-    "PreActResNet18": (steps.resnet18, steps.IMAGE, networks.BLOCKS[1::2]),
+    "PreActResNet18, width 32": (
+        functools.partial(networks.preact_resnet18, steps.IMAGE, CLASSES, width=32),
+        steps.IMAGE,
+        networks.BLOCKS[1::2],
+    ),
+}
+LOSSES = {
+    "smoothness variation": lgg.losses.SmoothnessVariation(power=2, num_classes=CLASSES),
+    "graph smoothness": lgg.losses.GraphSmoothness(),
+    "GKD": lgg.losses.GraphDistillation(),
 }
 # Freed memory goes back at once, so that what a process holds is what it needs.
 MALLOC = {
@@ -54,16 +64,36 @@ def against_whole(names, samples, part, *, jit, seconds):
             }
 
 
-def _model(name, pool, part):
+def large_steps(name, samples, part, small):
+    """Rows: loss, and the time and the peak of a step that would not fit whole."""
+    for loss in LOSSES:
+        step = functools.partial(_peak, name, "mean", loss=loss, jit=False)
+        peak, seconds = step(samples, part, timed=True)
+        whole = step(small, None) * samples / small / 2**10
+        yield {
+            "loss": loss,
+            "network": name,
+            "n": samples,
+            "parts of": part,
+            "step, s": f"{seconds:.0f}",
+            "peak, GiB": f"{peak / 2**10:.1f}",
+            f"whole, GiB, by one at n = {small}": f"{whole:.0f}",
+        }
+
+
+def _model(name, pool, part, loss="smoothness variation"):
     build, _, taps = NETWORKS[name]
-    loss = lgg.losses.SmoothnessVariation(power=2, num_classes=CLASSES)
-    penalty = lgg.Penalty(loss, taps, weight=1e-5, pool=None if pool == "None" else pool)
+    options = {"weight": 1e-5, "pool": None if pool == "None" else pool}
+    if loss == "GKD":
+        penalty = lgg.Penalty(LOSSES[loss], [(tap, tap) for tap in taps], **options)
+        return lgg.Distiller(build(), build(), [penalty], micro_batch=part)
+    penalty = lgg.Penalty(LOSSES[loss], taps, **options)
     return lgg.GeometryModel(build(), [penalty], micro_batch=part)
 
 
-def _step(name, pool, samples, part, jit):
+def _step(name, pool, samples, part, jit, loss="smoothness variation"):
     """A function that takes one step, with data that are tensors already."""
-    model = _model(name, pool, part)
+    model = _model(name, pool, part, loss)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=jit)
     return functools.partial(model.train_on_batch, *_data(name, samples))
@@ -85,14 +115,18 @@ def _representations(name, pool, samples):
     return 4 * samples * sum(sizes) / 2**20
 
 
-def _peak(name, pool, samples, part, *, jit):
-    """MiB that a step needs: what the compiled program says, or else what a process comes to."""
+def _peak(name, pool, samples, part, *, jit, loss="smoothness variation", timed=False):
+    """MiB that a step needs: what the compiled program says, or else what a process comes to.
+
+    Where it is ``timed``, also its seconds.
+    """
     if keras.backend.backend() == "jax":
         return _program_peak(name, pool, samples, part)
-    arguments = [name, pool, str(samples), str(part or 0), str(jit)]
+    arguments = [name, pool, str(samples), str(part or 0), str(jit), loss]
     command = [sys.executable, "-m", "benchmarks.micro_batches", *arguments]
     found = subprocess.run(command, capture_output=True, check=True, env={**os.environ, **MALLOC})
-    return json.loads(found.stdout)
+    peak, seconds = json.loads(found.stdout)
+    return (peak, seconds) if timed else peak
 
 
 def _program_peak(name, pool, samples, part):
@@ -113,16 +147,21 @@ def _program_peak(name, pool, samples, part):
     return program.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def _process_peak(name, pool, samples, part, jit):
-    """Growth of the largest resident size in a second step, which has everything loaded."""
-    step = _step(name, pool, samples, part, jit)
+def _process_peak(name, pool, samples, part, jit, loss):
+    """Growth of the largest resident size in a second step, which has everything loaded.
+
+    Returns it in MiB, and the seconds of that step.
+    """
+    step = _step(name, pool, samples, part, jit, loss)
     step()
     PROCESS.joinpath("clear_refs").write_text("5")  # the peak so far is forgotten: see proc(5)
     before = kibibytes("VmRSS")
+    begin = time.perf_counter()
     step()
-    return (kibibytes("VmHWM") - before) / 2**10
+    return (kibibytes("VmHWM") - before) / 2**10, time.perf_counter() - begin
 
 
 if __name__ == "__main__":
-    name, pool, samples, part, jit = sys.argv[1:]
-    print(json.dumps(_process_peak(name, pool, int(samples), int(part) or None, jit == "True")))
+    name, pool, samples, part, jit, loss = sys.argv[1:]
+    arguments = name, pool, int(samples), int(part) or None, jit == "True", loss
+    print(json.dumps(_process_peak(*arguments)))
