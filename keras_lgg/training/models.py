@@ -202,7 +202,7 @@ class PenalizedModel(ChecksLabels, keras.Model):
             self._plan.begin(training)
             return self._plan.views(x, y_pred, {}, training)
         if not training:  # no state can move: a second pass is exact (Keras builds losses so)
-            return self._plan.views(x, *self._plan.tapped.infer(x), training)
+            return self._plan.inferred_views(x)
         raise ValueError(
             "The penalties have no taps to act on. Expected compute_loss() after a call of the "
             "model inside `with model.recording_taps():`. Received: no such call. In a "

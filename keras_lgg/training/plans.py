@@ -29,7 +29,7 @@ from keras_lgg.training.penalties import (
     teacher_student_taps,
 )
 from keras_lgg.training.penalty_layer import GeometryPenalty
-from keras_lgg.training.taps import Tapped, seen_output
+from keras_lgg.training.taps import Tapped, seen_output, still
 from keras_lgg.training.teacher_cache import cached_name, split_cached
 from keras_lgg.types import Tensor
 
@@ -99,9 +99,9 @@ class Plan:
         variables = [v for penalty in self.penalties for v in penalty.variables]
         return in_parts(of_part, (args, kwargs), self.micro_batch, self.network, variables)
 
-    def _symbolic_views(self, inputs, *others):
-        outputs, taps = self.tapped.infer(inputs, *others)
-        return self.views(inputs, outputs, taps, False)
+    def inferred_views(self, inputs):
+        """The views of a call in inference mode, which leaves no trace in the network."""
+        return self.views(inputs, *self.tapped.infer(inputs), False)
 
     def views(self, inputs, outputs, taps, training):
         """Of each penalty what it reads of the network, a list of `View`."""
@@ -141,13 +141,17 @@ class Plan:
                     f"network that has its weights. Received: '{self.network.name}', which has "
                     "not been built. Call it on a batch or build it first."
                 )
-            shapes = internals.symbolic_outputs(self._shapes, *inputs)
+            shapes = internals.symbolic_outputs(self._shapes, inputs[0])
             self._memories = [
                 memories_of(penalty.loss, keras.tree.map_structure(lambda x: x.shape, each))
                 for penalty, each in zip(self.penalties, shapes, strict=True)
             ]
         flat = [memory for memories in self._memories for memory in memories or []]
         return [variable for memory in flat for variable in memory.variables]
+
+    def _shapes(self, inputs):
+        """Of each penalty the representations that its loss would remember."""
+        raise NotImplementedError
 
     def _memories_in(self, training):
         """Of each penalty the memories of its loss, which are of the training alone."""
@@ -238,9 +242,8 @@ class OneNetwork(Plan):
             found.append((loss_on_layers(penalty.loss, vectors, labels, past), vectors))
         return found
 
-    def _shapes(self, *inputs):
-        views = self._symbolic_views(*inputs)
-        return [[view.vectors for view in seen] for seen in views]
+    def _shapes(self, inputs):
+        return [[view.vectors for view in seen] for seen in self.inferred_views(inputs)]
 
 
 class TeacherStudent(Plan):
@@ -335,8 +338,8 @@ class TeacherStudent(Plan):
             found.append((mean(values), tensors))
         return found
 
-    def _shapes(self, *inputs):
-        both = zip(self._asked_teacher(inputs[0]), self._symbolic_views(*inputs), strict=True)
+    def _shapes(self, inputs):
+        both = zip(self._asked_teacher(inputs), self.inferred_views(inputs), strict=True)
         return [
             [(a.vectors, b.vectors) for a, b in zip(theirs, ours, strict=True)]
             for theirs, ours in both
@@ -372,7 +375,8 @@ class TeacherStudent(Plan):
             )
         if self.micro_batch is None:
             return self._teacher_views(inputs)
-        return in_parts(self._teacher_views, inputs, self.micro_batch, self.teacher)
+        views = in_parts(self._teacher_views, inputs, self.micro_batch, self.teacher)
+        return keras.tree.map_structure(still, views)
 
     def _teacher_views(self, inputs):
         if self.teacher_inputs is not None:

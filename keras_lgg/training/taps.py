@@ -164,9 +164,9 @@ class Tapped:
                 **internals.modes(self.model, False),
             )
         taps = {path: self._seen(path, recording, inputs) for path in self._places}
-        outputs = keras.tree.map_structure(_still, outputs)
+        outputs = keras.tree.map_structure(still, outputs)
         return outputs, {
-            path: seen._replace(value=_still(seen.value)) for path, seen in taps.items()
+            path: seen._replace(value=still(seen.value)) for path, seen in taps.items()
         }
 
     def _seen(self, path, recording, inputs):
@@ -277,7 +277,8 @@ def _with_output(path, outputs, key, edit):
     return keras.tree.pack_sequence_as(outputs, flat)
 
 
-def _still(x):
+def still(x):
+    """A tensor that passes no gradient on; ``None`` stays ``None``."""
     return None if x is None else ops.stop_gradient(ops.convert_to_tensor(x))
 
 

@@ -284,7 +284,9 @@ def test_a_teacher_who_sees_the_data_differently_sees_it_in_parts():
 
     whole, parts = (distiller(ON_PAIRS["GKD"], size, teacher_inputs=halved) for size in (None, 11))
     assert_same(trained(whole), trained(parts))
-    assert {BATCH, 11} <= set(seen)
+    assert BATCH in seen
+    # Two parts in each of four steps, or in a trace of them: and none of them again for gradients.
+    assert 2 <= seen.count(11) <= 12
 
 
 @pytest.mark.ci
