@@ -31,6 +31,7 @@ class CrossBatch(GeometryLoss):
             the samples of an epoch, or a sample meets its own past.
         warmup: Steps before the memory is used, in which representations change fast.
         label_shape: Shape of one sample's labels: ``()`` for class numbers, ``(c,)`` for rows.
+        name: Name of the loss, also that of its metric; by default that of ``loss``.
 
     Raises:
         ValueError: If the loss cannot have a memory, or labels are not of this shape.
@@ -40,7 +41,7 @@ class CrossBatch(GeometryLoss):
         >>> base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="h")])
         >>> loss = lgg.losses.CrossBatch(lgg.losses.GraphSmoothness(), size=8)
         >>> model = lgg.GeometryModel(base, [lgg.Penalty(loss, "h", weight=0.01)])
-        >>> model.compile("sgd", "mse")
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> x = np.random.default_rng(0).random((32, 4))
         >>> history = model.fit(x, np.arange(32) % 3, batch_size=4, verbose=0)
 

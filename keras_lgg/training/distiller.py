@@ -9,8 +9,8 @@ import numpy as np
 from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.paths import path_at
 from keras_lgg.training.penalties import Penalty
-from keras_lgg.training.plans import TeacherStudent
 from keras_lgg.training.teacher_cache import split_cached
+from keras_lgg.training.teacher_student import TeacherStudent
 from keras_lgg.types import PathLike, Tensor
 
 

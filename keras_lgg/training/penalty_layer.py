@@ -142,7 +142,7 @@ class GeometryPenalty(keras.layers.Layer):
         return last
 
     def build(self, input_shape: Any) -> None:
-        several = isinstance(input_shape, list) or isinstance(input_shape[0], list | tuple)
+        several = isinstance(input_shape[0], list | tuple)
         shapes = [
             (shape[0], shape[-1]) if self.pool and len(shape) > 2 else tuple(shape)
             for shape in (input_shape if several else [input_shape])

@@ -9,7 +9,8 @@ from keras import ops
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.calls import first_input, watching
 from keras_lgg.training.penalties import Penalty, weighted_value
-from keras_lgg.training.plans import OneNetwork, Plan, TeacherStudent
+from keras_lgg.training.plans import OneNetwork, Plan
+from keras_lgg.training.teacher_student import TeacherStudent
 from keras_lgg.types import Tensor
 
 

@@ -38,6 +38,7 @@ PUBLIC = {
         "without_penalties",
     ],
     lgg.losses: [
+        "CrossBatch",
         "GeometryLoss",
         "GraphDistillation",
         "GraphSmoothness",
