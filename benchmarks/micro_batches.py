@@ -25,11 +25,7 @@ TAPS = ["stem", "block1", "block2", "block3"]
 NETWORKS = {
     "ResNet": (steps.three_block_resnet, steps.IMAGE, TAPS),
     "MLP": (steps.mlp, (784,), steps.HIDDEN),
-    "PreActResNet18, width 32": (
-        functools.partial(networks.preact_resnet18, steps.IMAGE, CLASSES, width=32),
-        steps.IMAGE,
-        networks.BLOCKS[1::2],
-    ),
+    "PreActResNet18": (steps.resnet18, steps.IMAGE, networks.BLOCKS[1::2]),
 }
 LOSSES = {
     "smoothness variation": lgg.losses.SmoothnessVariation(power=2, num_classes=CLASSES),

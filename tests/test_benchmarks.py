@@ -8,7 +8,7 @@ if BACKEND == "torch":
     pytest.skip("the benchmarks measure TensorFlow and JAX", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import compilation, losses, memory, projections, steps, timing
+from benchmarks import compilation, losses, memory, micro_batches, projections, steps, timing
 from keras_lgg import graphs
 from keras_lgg import losses as ours
 
@@ -119,6 +119,20 @@ def test_training_steps(monkeypatch):
         (row,) = measure(list(cases)[:1], jit=True, seconds=0)
         ratios = [float(value.partition(" ")[0]) for value in list(row.values())[1:]]
         assert all(0 < ratio < 1000 for ratio in ratios)
+
+
+def test_parts_of_a_batch():
+    (row,) = micro_batches.against_whole(["MLP"], 512, 16, jit=True, seconds=0.1)
+    assert float(row["step, to a whole one"]) > 0
+    if BACKEND == "jax":  # which says what the program takes
+        assert micro_batches._peak("ResNet", "mean", 128, 8, jit=True) < 0.25 * (
+            micro_batches._peak("ResNet", "mean", 128, None, jit=True)
+        )
+    representations = {
+        p: micro_batches._representations("ResNet", p, 1024) for p in ("mean", "None")
+    }
+    assert representations["mean"] == pytest.approx(4 * 1024 * (16 + 16 + 32 + 64) / 2**20)
+    assert representations["None"] == pytest.approx(176)
 
 
 def test_the_page_keeps_its_other_sections(tmp_path, monkeypatch):
