@@ -284,7 +284,7 @@ def finish_selection(args, frame, caption, conclusion):
 
 def slug(args):
     """What the files of an example's results are called."""
-    return "_".join([args.example, *args.subject])
+    return "_".join([args.example, *args.subject]).replace(" ", "_")
 
 
 def _title(args):

@@ -320,13 +320,16 @@ def draw_legends(args, axes, runs):
 def parse(argv):
     options = common.parser(__doc__, "compare_spaces", epochs=10, batch_size=64)
     add = options.add_argument
-    add("--networks", nargs="+", choices=NETWORKS, default=["MLP", "tanh MLP", "CNN"])
+    usual = ["MLP", "tanh MLP", "CNN"]
+    add("--networks", nargs="+", choices=NETWORKS, default=usual)
     add("--samples", type=int, default=10_000, help="of the training split")
     add("--anchors", type=int, default=300, help="number of them")
     add("--few", type=int, default=1000, help="samples of the validation split to compare")
     add("--widths", type=int, nargs="+", default=[16, 64], help="of the penultimate layer")
     quick = {"epochs": 10, "batch_size": 32, "widths": [32]}
-    return common.arguments(options, argv, quick=quick)
+    args = common.arguments(options, argv, quick=quick)
+    args.subject += args.networks if args.networks != usual else []
+    return args
 
 
 def main(argv=None):

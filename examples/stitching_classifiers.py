@@ -142,7 +142,8 @@ def draw(args, frame):
     """The accuracy matrices, means over the seeds."""
     spaces = [RELATIVE, POST_HOC, ABSOLUTE, PERMUTED]
     labels = names(args)
-    figure, axes = common.figure(1, len(spaces), (5 + 1.5 * len(labels), 2.6 + 0.3 * len(labels)))
+    size = 5 + 1.5 * len(labels), 2.8 + 0.3 * len(labels)
+    figure, axes = common.figure(1, len(spaces), size, layout="constrained")
     means = frame.groupby(["variant", "metric"])["value"].mean()
     for axis, space in zip(axes[0], spaces, strict=True):
         matrix = np.array([[means[space, f"{a} → {b}"] for b in labels] for a in labels])
@@ -165,11 +166,14 @@ def draw(args, frame):
 def parse(argv):
     options = common.parser(__doc__, "stitching_classifiers", epochs=3, batch_size=128)
     add = options.add_argument
-    add("--networks", nargs="+", choices=NETWORKS, default=["CNN", "ResNet"])
+    usual = ["CNN", "ResNet"]
+    add("--networks", nargs="+", choices=NETWORKS, default=usual)
     add("--samples", type=int, default=10_000, help="of the training split")
     add("--anchors", type=int, default=200)
     add("--width", type=int, default=64, help="of the latents")
-    return common.arguments(options, argv, quick={"epochs": 5, "anchors": 50})
+    args = common.arguments(options, argv, quick={"epochs": 5, "anchors": 50})
+    args.subject += args.networks if args.networks != usual else []
+    return args
 
 
 def main(argv=None):

@@ -362,8 +362,8 @@ def test_compare_spaces(run, monkeypatch, tmp_path):
     networks = ["--networks", "MLP", "CNN", "ViT"]
     values, page, output = run(compare_spaces, "--widths", "24", "--epochs", "8", *networks)
     assert "    python examples/compare_spaces.py --quick" in page
-    assert "results_compare_spaces_digits.png" in page
-    assert (tmp_path / "results_compare_spaces_digits.png").stat().st_size > 10_000
+    assert "results_compare_spaces_digits_MLP_CNN_ViT.png" in page
+    assert (tmp_path / "results_compare_spaces_digits_MLP_CNN_ViT.png").stat().st_size > 10_000
     for metric in (compare_spaces.OVER_EPOCHS, compare_spaces.OVER_RUNS):
         for name in compare_spaces.SIMILARITIES:
             assert -1 <= values[name, metric] <= 1
