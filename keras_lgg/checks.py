@@ -33,8 +33,13 @@ def check_positive_integer(argument, value):
 
 def check_seed(seed):
     """Raise unless the seed is an integer of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise invalid("seed", "an integer of at least 0", repr(seed))
+    check_natural("seed", seed)
+
+
+def check_natural(argument, value):
+    """Raise unless the value is an integer of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise invalid(argument, "an integer of at least 0", repr(value))
 
 
 def check_positive(argument, value):

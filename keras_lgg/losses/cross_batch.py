@@ -60,8 +60,7 @@ class CrossBatch(GeometryLoss):
     ) -> None:
         _check_loss(loss)
         checks.check_positive_integer("size", size)
-        if warmup:
-            checks.check_positive_integer("warmup", warmup)
+        checks.check_natural("warmup", warmup)
         super().__init__(reduction=loss.reduction, name=name or loss.name, dtype=loss._given_dtype)
         self.loss, self.size, self.warmup = loss, size, warmup
         self.label_shape = tuple(label_shape)

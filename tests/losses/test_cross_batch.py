@@ -250,6 +250,8 @@ def test_what_has_no_memory():
         losses.CrossBatch(losses.GraphSmoothness(global_graph=False))
     with pytest.raises(ValueError, match=r"`size`\. Expected a positive integer"):
         losses.CrossBatch(losses.GraphSmoothness(), 0)
+    with pytest.raises(ValueError, match=r"`warmup`\. Expected an integer of at least 0"):
+        losses.CrossBatch(losses.GraphSmoothness(), 8, warmup=-1)
     penalty = lgg.Penalty(losses.CrossBatch(losses.GraphSmoothness()), "h1")
     with pytest.raises(ValueError, match="nowhere to remember"):
         lgg.tapping(network(), [penalty])
