@@ -17,14 +17,15 @@ the extra ``examples`` and, for data other than digits, ``datasets``.
 import math
 
 import common
+import dense_networks
 import keras
 from dense_networks import (
     BLOCKS,
     SIGMAS,
     accuracy,
-    blocks,
     class_count,
     classifier,
+    embedder,
     neighbors,
     prepared,
     under_noise,
@@ -94,11 +95,7 @@ def distilled(data, teacher, options):
 
 
 def embedded(data, teacher, options):
-    normalization = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
-    network = keras.Sequential(
-        [*blocks(data, TEACHER_WIDTH), keras.layers.Dense(EMBEDDING_WIDTH), normalization],
-        name="embedder",
-    )
+    network = embedder(data, TEACHER_WIDTH, EMBEDDING_WIDTH)
     model = keras.Sequential(
         [keras.Input(network.input_shape[1:]), network, keras.layers.Dense(class_count(data))]
     )
@@ -107,20 +104,16 @@ def embedded(data, teacher, options):
 
 
 def fit(args, model, data, seed, *, label):
-    # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
-    jit_compile = keras.backend.backend() == "jax"
-    model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9), common.cross_entropy(), jit_compile=jit_compile
-    )
-    keras.utils.set_random_seed(seed)  # the same order of batches for every variant
-    history = model.fit(
-        *data["train"],
+    dense_networks.fit(
+        model,
+        data,
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+        loss=common.cross_entropy(),
         batch_size=args.batch_size,
         epochs=args.epochs,
-        verbose=0,
-        callbacks=[keras.callbacks.TerminateOnNaN()],
+        seed=seed,
+        label=label,
     )
-    print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)
 
 
 TASKS = {

@@ -61,3 +61,24 @@ def neighbors(network, data, split):
     (images, labels), (held_out, expected) = data["train"], data[split]
     found = KNeighborsClassifier(10).fit(outputs(network, images), labels)
     return 100 * found.score(outputs(network, held_out), expected)
+
+
+def embedder(data, width, outputs):
+    """A network whose embeddings have a bounded scale, which graph smoothness needs."""
+    normalization = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
+    layers = [*blocks(data, width), keras.layers.Dense(outputs), normalization]
+    return keras.Sequential(layers, name="embedder")
+
+
+def fit(model, data, *, optimizer, loss, batch_size, epochs, seed, label):
+    # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
+    model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
+    keras.utils.set_random_seed(seed)  # the same order of batches for every variant
+    history = model.fit(
+        *data["train"],
+        batch_size=batch_size,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+    )
+    print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)

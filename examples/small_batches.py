@@ -18,13 +18,14 @@ the extra ``examples`` and, for data other than digits, ``datasets``.
 """
 
 import common
+import dense_networks
 import keras
 from dense_networks import (
     BLOCKS,
     accuracy,
-    blocks,
     class_count,
     classifier,
+    embedder,
     neighbors,
     prepared,
     under_noise,
@@ -79,10 +80,7 @@ def remembering(loss, size):
 
 
 def embedded(data, teacher, weight, remember):
-    normalization = keras.layers.BatchNormalization(momentum=0.9, scale=False, center=False)
-    network = keras.Sequential(
-        [*blocks(data, TEACHER_WIDTH), keras.layers.Dense(EMBEDDING_WIDTH), normalization]
-    )
+    network = embedder(data, TEACHER_WIDTH, EMBEDDING_WIDTH)
     penalty = lgg.Penalty(remember(lgg.losses.GraphSmoothness()), weight=weight)
     return lgg.GeometryModel(network, [penalty]), network
 
@@ -109,21 +107,18 @@ TASKS = {
 
 def fit(args, model, data, seed, batch, *, label):
     embeds = isinstance(model, lgg.GeometryModel) and model.penalties[0].taps is None
-    # Adam asks for no scale of a loss, which a memory changes.
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        None if embeds else common.cross_entropy(),
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    keras.utils.set_random_seed(seed)  # the same order of batches for every variant
-    history = model.fit(
-        *data["train"],
+    dense_networks.fit(
+        model,
+        data,
+        optimizer=keras.optimizers.Adam(
+            1e-3
+        ),  # asks for no scale of a loss, which a memory changes
+        loss=None if embeds else common.cross_entropy(),
         batch_size=batch,
         epochs=args.epochs,
-        verbose=0,
-        callbacks=[keras.callbacks.TerminateOnNaN()],
+        seed=seed,
+        label=label,
     )
-    print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)
 
 
 def tables(args, frame):

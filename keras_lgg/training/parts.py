@@ -36,7 +36,7 @@ def in_parts(
         function: Of a structure of tensors with one row a sample, and of what else is no tensor or
             a scalar. Returns a structure of tensors, in which ``None`` may stand for one.
         inputs: Such a structure, of ``n`` samples.
-        size: Samples of a part. The first of them has the rest of the samples, if one is left.
+        size: Samples of a part; one part has fewer, where the batch is no multiple of it.
         network: The model that the function calls.
         variables: Of what else the function reads.
 
