@@ -11,6 +11,7 @@ from keras import ops
 from keras_lgg.graphs.labels import comparable, memberships
 from keras_lgg.graphs.low_rank import LowRank
 from keras_lgg.graphs.numerics import (
+    alone,
     as_column,
     as_row,
     compiled_by_xla,
@@ -174,31 +175,32 @@ def root_degrees(adjacency, x=None):
     return inverse_sqrt_degree(degree, connected), ops.cast(connected, degree.dtype)
 
 
-def cosine_degrees(x):
+def cosine_degrees(x, total=alone):
     """Degrees of the full cosine graph, the size of the sums behind them, and the self loops."""
     loops = self_similarities(x)
-    sums = cosine_product(x, ops.ones_like(x[:, :1]))[:, 0]
-    return sums - loops, _magnitude(sums, loops), loops
+    sums = cosine_product(x, ops.ones_like(x[:, :1]), total)[:, 0]
+    return sums - loops, _magnitude(sums, loops, total), loops
 
 
-def _magnitude(sums, loops):
+def _magnitude(sums, loops, total):
     # Each degree is a projection of the sum of all unit vectors: its rounding is that of n terms,
     # or of the length of that sum.
-    total = safe_sqrt(ops.maximum(ops.sum(sums), 0.0))
     n = ops.cast(ops.shape(sums)[0], sums.dtype)
-    return ops.stop_gradient(total + ops.sqrt(n) + loops)
+    square, n = ops.unstack(ops.stop_gradient(total(ops.stack([ops.sum(sums), n]))))
+    length = ops.sqrt(ops.maximum(square, 0.0))
+    return ops.stop_gradient(length + ops.sqrt(n) + loops)
 
 
-def cosine_factors(x):
+def cosine_factors(x, total=alone):
     """The degree-normalised full cosine graph as a `LowRank`, and the root degrees (n,)."""
     unit = unit_rows(x)
     loops = squared_norms(unit)
-    sums = ops.matmul(unit, ops.sum(unit, axis=0))
+    sums = ops.matmul(unit, total(ops.sum(unit, axis=0)))
     degree = sums - loops
-    connected = connected_nodes(degree, _magnitude(sums, loops))
+    connected = connected_nodes(degree, _magnitude(sums, loops, total))
     weights = inverse_sqrt_degree(degree, connected)
     factor = as_column(weights) * unit
-    return LowRank(factor, factor, -loops * ops.square(weights)), degree * weights
+    return LowRank(factor, factor, -loops * ops.square(weights), total), degree * weights
 
 
 def self_similarities(x):

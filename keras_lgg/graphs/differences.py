@@ -19,7 +19,7 @@ from keras_lgg.graphs.construction import (
     without_loops,
 )
 from keras_lgg.graphs.low_rank import add, power_difference, row_squares, subtract
-from keras_lgg.graphs.numerics import machine_epsilon
+from keras_lgg.graphs.numerics import alone, machine_epsilon
 from keras_lgg.graphs.pairs import combine, whole
 from keras_lgg.graphs.tracing import traced_once
 
@@ -36,13 +36,18 @@ def factors_or_pairs(in_factors, by_pairs, *tensors, n, rank, width, power=1):
         width: Features of a pair that are multiplied, forward and backward.
         power: Of the matrices; each product of two costs ``n**3``.
     """
-    # Operations of a sample, but for a common factor: three for each entry of the products of
-    # factors; for each pair its features, and some 100 for the passes over the matrices.
-    if not isinstance(n, int) or 3 * rank**2 >= n * (width + 100 + 3 * (power - 1) * n):
+    if not factors_cost_less(n, rank=rank, width=width, power=power):
         return by_pairs(*tensors)
     rows, accurate = in_factors()
     # Recomputed, since TensorFlow's XLA lets nothing of a loop out of a condition for later.
     return ops.cond(accurate, lambda: rows, lambda: keras.remat(by_pairs)(*tensors))
+
+
+def factors_cost_less(n, *, rank, width, power=1):
+    """Whether factors are the cheaper form; for the arguments see `factors_or_pairs`."""
+    # Operations of a sample, but for a common factor: three for each entry of the products of
+    # factors; for each pair its features, and some 100 for the passes over the matrices.
+    return isinstance(n, int) and 3 * rank**2 < n * (width + 100 + 3 * (power - 1) * n)
 
 
 def is_accurate(rows, terms):
@@ -62,7 +67,7 @@ def factored_rank(width, other, power):
     return power * first + sum(width + i * other for i in range(1, power))
 
 
-def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None):
+def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None, total=alone):
     """The row sums for the full graphs of two batches, and whether they are accurate.
 
     Args:
@@ -72,8 +77,10 @@ def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None):
         pairs: See `losses.graph_distillation`.
         one_hot: Classes ``(n, c)`` where pairs are not all; of samples without one, zeros.
         counted: 1.0 for each sample that has a class, ``(n, 1)``, or ``None`` where all have.
+        total: See `alone`. With another one, rows in float64 are accurate whatever cancels in
+            them, and what is said of them is of these rows alone.
     """
-    (a, _), (b, root_degrees) = cosine_factors(a), cosine_factors(b)
+    (a, _), (b, root_degrees) = cosine_factors(a, total), cosine_factors(b, total)
     terms = subtract(a, b, along=root_degrees)
     if pairs == "inter":
         # All pairs but those within a class, to which the diagonal belongs.
@@ -87,6 +94,38 @@ def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None):
         difference = functools.reduce(add, terms)
         rows, _ = row_squares([power_difference(a, b, difference, power)])
     return _counted_rows(rows, counted), accurate
+
+
+def compare_by_sums(a, b, total, *, power=1):
+    """The row sums for the full graphs of two batches, of which the rest is on other replicas.
+
+    In float64, in which nothing that matters cancels: a condition could not reach the others.
+
+    Args:
+        a: Representations ``(n, d)``, the rows at hand.
+        b: Representations ``(n, e)``.
+        total: See `alone`.
+        power: See `losses.graph_distillation`.
+    """
+    wide = (ops.cast(x, "float64") for x in (a, b))
+    return ops.cast(compare_factors(*wide, power=power, total=total)[0], a.dtype)
+
+
+def sums_cost_less(n, d, e, *, power=1):
+    """Whether replicas that share a batch had better take sums over it than all its rows.
+
+    Args:
+        n: Samples of all of them, or ``None`` where that is only known at run time.
+        d: Width of the factors of one graph, or ``None``.
+        e: That of the other.
+        power: Of the matrices.
+    """
+    if None in (n, d, e):
+        return False
+    rank = factored_rank(d, e, power)
+    # The sums travel as (r, r), twice as wide in float64, and so do their gradients.
+    travels_less = 2 * rank**2 < n * (d + e)
+    return travels_less and factors_cost_less(n, rank=rank, width=3 * (d + e), power=power)
 
 
 def _counted_rows(rows, counted):

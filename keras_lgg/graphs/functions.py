@@ -29,6 +29,7 @@ from keras_lgg.graphs.construction import (
 )
 from keras_lgg.graphs.labels import label_signal, read_labels
 from keras_lgg.graphs.numerics import (
+    alone,
     as_column,
     connected_nodes,
     flatten_representation,
@@ -365,8 +366,11 @@ def pairwise_distances(x: Tensor) -> Tensor:
     return scale * safe_sqrt(squares.matrix)
 
 
-def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
-    """`label_smoothness` of `Labels` and of their signal, which several layers of a batch share."""
+def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size, total=alone):
+    """`label_smoothness` of `Labels` and of their signal, which several layers of a batch share.
+
+    With a ``total`` (see `alone`) it takes the linear form.
+    """
     check_positive_integer("power", power)
     if k is not None:
         check_positive_integer("k", k)
@@ -374,6 +378,9 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size):
     counted = labels.num_classes is not None
 
     n = ops.shape(x)[0]
+    if total is not alone:  # a trace of its own could not reach the other replicas
+        value = _linear_smoothness(x, signal, power=power, normalized=relative, total=total)
+        return value / labels.count(n, x.dtype, total) if relative else value
     block = rows_of_block(n, block_size)
     # Each product with the thin signal costs about as much as 8 samples in a Gram matrix do for
     # each of its columns (measured; TensorFlow and JAX on a CPU).
@@ -453,14 +460,18 @@ def _full_smoothness(x, signal, *, power, normalized, linear, block):
     return pair_smoothness(adjacency, signal, power=power, normalized=normalized)
 
 
-def _linear_smoothness(x, signal, *, power, normalized):
+def _linear_smoothness(x, signal, *, power, normalized, total=alone):
     """`smoothness` of the full cosine graph of x, a rank-d object, with no (n, n) matrix."""
     if not normalized:  # the self loops cancel
-        return laplacian_form(lambda z: cosine_product(x, z), signal, power=power)
-    degree, magnitude, loops = cosine_degrees(x)
+        return total(laplacian_form(lambda z: cosine_product(x, z, total), signal, power=power))
+    degree, magnitude, loops = cosine_degrees(x, total)
     connected = connected_nodes(degree, magnitude)
     weights = as_column(inverse_sqrt_degree(degree, connected))
     diagonal = as_column(ops.cast(connected, x.dtype)) + as_column(loops) * ops.square(weights)
-    return quadratic_form(
-        lambda z: diagonal * z - weights * cosine_product(x, weights * z), signal, power=power
+    return total(
+        quadratic_form(
+            lambda z: diagonal * z - weights * cosine_product(x, weights * z, total),
+            signal,
+            power=power,
+        )
     )

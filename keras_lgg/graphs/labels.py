@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid
 from keras_lgg.graphs.arrays import check_not_empty, given_array
-from keras_lgg.graphs.numerics import as_column, as_row
+from keras_lgg.graphs.numerics import alone, as_column, as_row
 
 FORMS = "integers of shape (n,) or (n, 1), or one-hot, soft or multi-hot labels of shape (n, c)"
 # Whole numbers from here on are not all different in these dtypes.
@@ -45,11 +45,11 @@ class Labels(NamedTuple):
         counted = ops.reshape(self.counted, (-1, *[1] * (len(x.shape) - 1)))
         return ops.where(counted, x, ops.zeros_like(x))
 
-    def count(self, n, dtype):
-        """How many of n samples count, a scalar tensor."""
+    def count(self, n, dtype, total=alone):
+        """How many of n samples count, a scalar tensor; for ``total`` see `alone`."""
         if self.counted is None:
-            return ops.cast(n, dtype)
-        return ops.maximum(ops.sum(ops.cast(self.counted, dtype)), 1.0)
+            return total(ops.cast(n, dtype))
+        return ops.maximum(total(ops.sum(ops.cast(self.counted, dtype))), 1.0)
 
     def weights(self, dtype="float32"):
         """1.0 for each sample that counts and 0.0 for others, by name, for a `PairMatrix`."""

@@ -5,28 +5,36 @@ is computed from the factors costs O(n d**2), where the matrix itself would cost
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_lgg.graphs.numerics import as_column
+from keras_lgg.graphs.numerics import alone, as_column
+from keras_lgg.types import Tensor
 
 
 class LowRank(NamedTuple):
-    """``left @ right.T + diag(diagonal)``, with factors ``(n, r)`` and a diagonal ``(n,)``."""
+    """``left @ right.T + diag(diagonal)``, with factors ``(n, r)`` and a diagonal ``(n,)``.
+
+    ``total`` completes a sum over the rows, where other replicas hold the rest of them.
+    """
 
     left: Any
     right: Any
     diagonal: Any
+    total: Callable[[Tensor], Tensor] = alone
 
     def multiply(self, z):
         """The matrix times ``z`` of shape (n, c)."""
-        return self.left @ (ops.transpose(self.right) @ z) + as_column(self.diagonal) * z
+        sums = self.total(ops.transpose(self.right) @ z)
+        return self.left @ sums + as_column(self.diagonal) * z
 
     def multiply_transposed(self, z):
         """The transposed matrix times ``z`` of shape (n, c)."""
-        return self.right @ (ops.transpose(self.left) @ z) + as_column(self.diagonal) * z
+        sums = self.total(ops.transpose(self.left) @ z)
+        return self.right @ sums + as_column(self.diagonal) * z
 
 
 def add(a, b):
@@ -35,13 +43,14 @@ def add(a, b):
         ops.concatenate([a.left, b.left], axis=1),
         ops.concatenate([a.right, b.right], axis=1),
         a.diagonal + b.diagonal,
+        a.total,
     )
 
 
 def product(a, b):
     """The matrix product ``a @ b``."""
-    through = LowRank(a.left, b.multiply_transposed(a.right), 0.0 * a.diagonal)
-    beside = LowRank(as_column(a.diagonal) * b.left, b.right, a.diagonal * b.diagonal)
+    through = a._replace(right=b.multiply_transposed(a.right), diagonal=0.0 * a.diagonal)
+    beside = LowRank(as_column(a.diagonal) * b.left, b.right, a.diagonal * b.diagonal, a.total)
     return add(through, beside)
 
 
@@ -61,7 +70,7 @@ def subtract(a, b, *, along):
         List of three `LowRank`: of a, of b, and of what both have along the direction.
     """
     along = ops.stop_gradient(along)
-    norm = ops.sqrt(ops.sum(ops.square(along)))
+    norm = ops.sqrt(a.total(ops.sum(ops.square(along))))
     along = as_column(along / ops.where(ops.equal(norm, 0.0), 1.0, norm))
     (a_rest, a_common, a_left, a_right), (b_rest, b_common, b_left, b_right) = (
         _deflate(m, along) for m in (a, b)
@@ -71,23 +80,27 @@ def subtract(a, b, *, along):
         ops.concatenate([along, a_left - b_left + half], axis=1),
         ops.concatenate([a_right - b_right + half, along], axis=1),
         a.diagonal - b.diagonal,
+        a.total,
     )
     return [a_rest, b_rest._replace(left=-b_rest.left), common]
 
 
 def _deflate(matrix, along):
     """What is left of a matrix across a unit vector, and its parts along it."""
-    left, left_along = _across(matrix.left, along)
+    left, left_along = _across(matrix.left, along, matrix.total)
     symmetric = matrix.right is matrix.left
-    right, right_along = (left, left_along) if symmetric else _across(matrix.right, along)
+    right, right_along = (
+        (left, left_along) if symmetric else _across(matrix.right, along, matrix.total)
+    )
     common = ops.sum(left_along * right_along)
     to_left = left @ ops.transpose(right_along)
     to_right = to_left if symmetric else right @ ops.transpose(left_along)
-    return LowRank(left, right, 0.0 * matrix.diagonal), common, to_left, to_right
+    rest = LowRank(left, right, 0.0 * matrix.diagonal, matrix.total)
+    return rest, common, to_left, to_right
 
 
-def _across(factor, along):
-    part = ops.transpose(along) @ factor
+def _across(factor, along, total):
+    part = total(ops.transpose(along) @ factor)
     return factor - along * part, part
 
 
@@ -118,11 +131,11 @@ def row_squares(terms, classes=None):
 def _row_products(a, b, classes):
     """The sum over each row of the products of the entries of two matrices."""
     if classes is None:
-        sums = _low_rank_products(a.left, a.right, b.left, b.right)
+        sums = _low_rank_products(a.left, a.right, b.left, b.right, a.total)
     else:
         of_class = keras.remat(
             lambda y, left, right, *other: (
-                y * _low_rank_products(left, as_column(y) * right, *other)
+                y * _low_rank_products(left, as_column(y) * right, *other, a.total)
             )
         )
         by_class = ops.map(
@@ -133,5 +146,5 @@ def _row_products(a, b, classes):
     return sums + a.diagonal * (b_loops + b.diagonal) + b.diagonal * a_loops
 
 
-def _low_rank_products(a_left, a_right, b_left, b_right):
-    return ops.sum((a_left @ (ops.transpose(a_right) @ b_right)) * b_left, axis=1)
+def _low_rank_products(a_left, a_right, b_left, b_right, total):
+    return ops.sum((a_left @ total(ops.transpose(a_right) @ b_right)) * b_left, axis=1)

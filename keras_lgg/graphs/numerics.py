@@ -43,6 +43,14 @@ def in_one_dtype(*tensors):
     return [ops.cast(x, dtype) for x in tensors]
 
 
+def alone(x):
+    """The total over all samples of what was summed over those at hand, where these are all.
+
+    Replicas that each hold a part of the batch have `losses.replicas.total` in its place.
+    """
+    return x
+
+
 def as_column(x):
     """``(n,)`` as ``(n, 1)``; an index of ``None`` would take far longer to trace."""
     return ops.expand_dims(x, 1)

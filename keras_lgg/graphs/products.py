@@ -5,10 +5,12 @@ multiplies by it, and folds the norms into the small factors. The backward passe
 hand, since automatic ones write several arrays of the size of the representations and add them.
 """
 
+import functools
+
 import keras
 from keras import ops
 
-from keras_lgg.graphs.numerics import as_column
+from keras_lgg.graphs.numerics import alone, as_column
 
 # Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
 # a dead row stays bounded.
@@ -55,35 +57,43 @@ def unit_rows(x, epsilon=EPSILON):
     return x * as_column(ops.where(squares < (0.5 * ZERO / epsilon) ** 2, 0.0, inverse))
 
 
-def cosine_product(x, z):
+def cosine_product(x, z, total=alone):
     """``X̂ @ X̂.T @ z``, for rows x̂ of unit norm, in O(n d c).
 
     Args:
         x: Representations ``(n, d)``.
         z: Signals ``(n, c)``.
+        total: See `alone`.
 
     Returns:
         Tensor ``(n, c)``; the self loops count.
     """
-    return _cosine_product(x, z) if _by_hand() else _cosine_factors(x, z)[-1]
+    return _with_gradient(total)(x, z) if _by_hand() else _cosine_factors(x, z, total)[-1]
 
 
-def _cosine_factors(x, z):
+def _cosine_factors(x, z, total):
     squares = squared_norms(x)
     inverse = as_column(inverse_norms(squares))
     scaled = inverse * z
     # Signals first, (c, d): XLA on a CPU takes twice as long for x.T @ scaled.
-    sums = ops.matmul(ops.transpose(scaled), x)
+    sums = total(ops.matmul(ops.transpose(scaled), x))
     return squares, inverse, scaled, sums, inverse * ops.matmul(x, ops.transpose(sums))
 
 
-@ops.custom_gradient
-def _cosine_product(x, z):
-    squares, inverse, scaled, sums, product = _cosine_factors(x, z)
+@functools.cache
+def _with_gradient(total):
+    def product(x, z):
+        return _cosine_product(x, z, total)
+
+    return ops.custom_gradient(product)
+
+
+def _cosine_product(x, z, total):
+    squares, inverse, scaled, sums, product = _cosine_factors(x, z, total)
 
     def gradient(upstream):
         scaled_upstream = inverse * upstream
-        upstream_sums = ops.matmul(ops.transpose(scaled_upstream), x)
+        upstream_sums = total(ops.matmul(ops.transpose(scaled_upstream), x))
         z_gradient = inverse * ops.matmul(x, ops.transpose(upstream_sums))
         # What the norms take away; rows that EPSILON bounds do not depend on their norm.
         radial = ops.sum(z * z_gradient + upstream * product, axis=1, keepdims=True)

@@ -12,6 +12,7 @@ from keras_lgg import checks
 from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, given_array
 from keras_lgg.graphs.functions import METRICS, PAIRS
 from keras_lgg.graphs.labels import FORMS, check_known
+from keras_lgg.graphs.numerics import alone
 from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
@@ -134,14 +135,36 @@ class GeometryLoss(keras.losses.Loss):
 
     def _share(self, replica_count, y_true, y_pred, sample_weight):
         """What one of several replicas adds to the value: their sum is the loss of the batch."""
-        if self.global_graph:
-            y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
         unreduced = _copied(self)
         unreduced.reduction = None
+        n = replicas.known_samples(keras.tree.flatten(y_pred)[0].shape[0])
+        by_sums = self.global_graph and self._sums_suffice(y_true, y_pred, n)
+        if by_sums:
+            unreduced.call = functools.partial(self._call_by_sums, total=replicas.total)
+        elif self.global_graph:
+            y_true, y_pred, sample_weight = replicas.gather((y_true, y_pred, sample_weight))
         values = unreduced._keras_call(y_true, y_pred, sample_weight)
-        if not self.global_graph and len(values.shape) > 0 and self.reduction == "sum":
+        if len(values.shape) == 0:
+            return values / replica_count
+        if by_sums:  # the values of its own rows
+            return _reduced(values, sample_weight, self.reduction, replicas.total)
+        if not self.global_graph and self.reduction == "sum":
             return ops.sum(values)
         return _reduced(values, sample_weight, self.reduction) / replica_count
+
+    def _sums_suffice(self, y_true, y_pred, n):
+        """Whether replicas need but sums over each other's samples, fewer numbers than these are.
+
+        A loss of which it is true for some inputs implements ``_call_by_sums`` for them: `call` of
+        the rows of one replica, for ``total`` see `alone`.
+
+        Args:
+            y_true: What the loss compares with, of one replica.
+            y_pred: Its representations.
+            n: Size of the whole batch, or ``None`` where that is only known at run time.
+        """
+        del y_true, y_pred, n
+        return False
 
     def _on_parts(self, parts):
         """The loss with a graph of its own for each part of the batch."""
@@ -257,16 +280,19 @@ CHECKS = {
 }
 
 
-def _reduced(values, sample_weight, reduction):
-    """Values that are weighted already, reduced as `keras.losses.Loss` does on one device."""
+def _reduced(values, sample_weight, reduction, whole=alone):
+    """Values that are weighted already, reduced as `keras.losses.Loss` does on one device.
+
+    With another ``whole`` (a total, see `alone`), these are the values of a part of the batch.
+    """
     if len(values.shape) == 0 or reduction in (None, "none"):
         return values
     total = ops.sum(values)
     if reduction == "sum":
         return total
     if reduction == "mean_with_sample_weight" and sample_weight is not None:
-        return ops.divide_no_nan(total, ops.sum(ops.cast(sample_weight, total.dtype)))
-    return total / ops.cast(ops.size(values), total.dtype)
+        return ops.divide_no_nan(total, whole(ops.sum(ops.cast(sample_weight, total.dtype))))
+    return total / whole(ops.cast(ops.size(values), total.dtype))
 
 
 def _has_float64(tensors):

@@ -9,10 +9,12 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.construction import squared_distances
 from keras_lgg.graphs.differences import (
+    compare_by_sums,
     compare_factors,
     compare_pairs,
     factored_rank,
     factors_or_pairs,
+    sums_cost_less,
 )
 from keras_lgg.graphs.functions import labels_of_pairs
 from keras_lgg.graphs.labels import label_signal, memberships
@@ -177,6 +179,16 @@ class GraphDistillation(GeometryLoss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)
         return graph_distillation(teacher, y_pred, labels=labels, **self._options)
+
+    def _sums_suffice(self, y_true, y_pred, n):
+        if self.k is not None or self.pairs != "all":
+            return False
+        teacher, student = _flattened(y_true, y_pred)
+        return sums_cost_less(n, student.shape[1], teacher.shape[1], power=self.power)
+
+    def _call_by_sums(self, y_true, y_pred, *, total):
+        teacher, student = _flattened(y_true, y_pred)
+        return compare_by_sums(student, ops.stop_gradient(teacher), total, power=self.power)
 
 
 def relational_distance(

@@ -18,11 +18,11 @@ from keras_lgg.graphs.construction import (
     similarities,
     without_loops,
 )
-from keras_lgg.graphs.differences import factors_or_pairs, is_accurate
+from keras_lgg.graphs.differences import factors_or_pairs, is_accurate, sums_cost_less
 from keras_lgg.graphs.functions import to_adjacency
 from keras_lgg.graphs.labels import FORMS, check_known, known_values, label_signal, read_labels
 from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
-from keras_lgg.graphs.numerics import as_column, as_row, flatten_representation
+from keras_lgg.graphs.numerics import alone, as_column, as_row, flatten_representation
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.products import unit_rows
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
@@ -191,19 +191,7 @@ def target_graph(
             ),
             only_rows={"wanted": wanted},
         )
-    affinity = None if affinity is None else _check_affinity(affinity)
-    if affinity is None:
-        _check_not_a_graph(target)
-    else:
-        num_classes = len(affinity)
-    labels = read_labels(
-        target,
-        embeddings,
-        argument="target",
-        of="embeddings",
-        num_classes=num_classes,
-        ignore_class=ignore_class,
-    )
+    labels, affinity = _read_target(target, embeddings, affinity, num_classes, ignore_class)
     signal, towards = _affinity_factors(labels, affinity, embeddings.dtype)
 
     def by_pairs(embeddings):
@@ -286,6 +274,42 @@ class TargetGraph(GeometryLoss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return target_graph(y_true, y_pred, **self._options)
 
+    def _sums_suffice(self, y_true, y_pred, n):
+        if self.form != "labels" or self.metric != "cosine":
+            return False
+        embeddings, labels, _ = self._read(y_true, y_pred)
+        return sums_cost_less(n, embeddings.shape[1], labels.num_classes)
+
+    def _call_by_sums(self, y_true, y_pred, *, total):
+        embeddings, labels, affinity = self._read(y_true, ops.cast(y_pred, "float64"))
+        signal, towards = _affinity_factors(labels, affinity, "float64")
+        embeddings = labels.where_counted(embeddings)
+        rows, _ = _affinity_differences(embeddings, towards, signal, total)
+        return ops.cast(rows, y_pred.dtype)
+
+    def _read(self, target, embeddings):
+        embeddings = flatten_representation(embeddings, "embeddings")
+        options = (self._options[o] for o in ("affinity", "num_classes", "ignore_class"))
+        return embeddings, *_read_target(target, embeddings, *options)
+
+
+def _read_target(target, embeddings, affinity, num_classes, ignore_class):
+    """`Labels` of a target graph, and the similarities of their classes as an array or None."""
+    affinity = None if affinity is None else _check_affinity(affinity)
+    if affinity is None:
+        _check_not_a_graph(target)
+    else:
+        num_classes = len(affinity)
+    labels = read_labels(
+        target,
+        embeddings,
+        argument="target",
+        of="embeddings",
+        num_classes=num_classes,
+        ignore_class=ignore_class,
+    )
+    return labels, affinity
+
 
 def _half_squared_label_distances(labels, dtype, block):
     """``||y_i - y_j||**2 / 2``: 1 for samples of two classes, 0 within one."""
@@ -329,13 +353,16 @@ def _affinity_factors(labels, affinity, dtype):
     return scale * signal, scale * towards
 
 
-def _affinity_differences(embeddings, towards, signal):
-    """Row sums of the squared difference to ``towards @ signal.T``; whether they are accurate."""
+def _affinity_differences(embeddings, towards, signal, total=alone):
+    """Row sums of the squared difference to ``towards @ signal.T``; whether they are accurate.
+
+    For ``total`` see `compare_factors`.
+    """
     unit = unit_rows(embeddings)
     loops = self_similarities(embeddings)
     terms = subtract(
-        LowRank(unit, unit, -loops),
-        LowRank(towards, signal, -ops.sum(towards * signal, axis=1)),
+        LowRank(unit, unit, -loops, total),
+        LowRank(towards, signal, -ops.sum(towards * signal, axis=1), total),
         along=ops.ones_like(loops),
     )
     rows, squares = row_squares(terms)

@@ -18,6 +18,30 @@ def local_count():
     return 1 if context is None else context.num_replicas_in_sync
 
 
+def known_samples(n):
+    """How many samples all replicas hold, the same for each; None where nobody knows before a run.
+
+    Args:
+        n: How many this one holds, an integer or ``None``.
+    """
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+
+    def together(strategy, counts):
+        counts = strategy.experimental_local_results(counts)  # one, where all are equal
+        return None if None in counts else sum(counts) * context.num_replicas_in_sync // len(counts)
+
+    return context.merge_call(together, args=(n,))
+
+
+def total(x):
+    """The sum of a tensor over all replicas, with gradients."""
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce("sum", x)
+
+
 def gather(tensors):
     """The rows of all replicas, in their order, with gradients; of a structure of tensors.
 

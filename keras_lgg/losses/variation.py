@@ -12,11 +12,13 @@ from keras import ops
 from keras_lgg import checks
 from keras_lgg.graphs.construction import nearest_neighbours
 from keras_lgg.graphs.differences import (
+    compare_by_sums,
     compare_factors,
     factored_rank,
     factors_or_pairs,
     full_graph,
     squared_difference,
+    sums_cost_less,
 )
 from keras_lgg.graphs.functions import read_label_signal, smoothness_of_labels
 from keras_lgg.graphs.labels import label_signal
@@ -71,17 +73,18 @@ def smoothness_variation(
     Reference: [1], [4].
     """
     layers = _checked_depth(representations)
-    # Once for all layers: a step of many taps is traced the sooner.
     labels = read_label_signal(
         labels, layers[0], num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
     )
+    return _variation_of_smoothness(
+        layers, labels, power=power, k=k, relative=relative, block_size=block_size
+    )
+
+
+def _variation_of_smoothness(layers, labels, **options):
+    # Once for all layers: a step of many taps is traced the sooner.
     signals = {dtype: label_signal(labels, dtype=dtype) for dtype in {x.dtype for x in layers}}
-    values = [
-        smoothness_of_labels(
-            x, labels, signals[x.dtype], power=power, k=k, relative=relative, block_size=block_size
-        )
-        for x in layers
-    ]
+    values = [smoothness_of_labels(x, labels, signals[x.dtype], **options) for x in layers]
     return mean([ops.abs(b - a) for a, b in itertools.pairwise(in_one_dtype(*values))])
 
 
@@ -137,6 +140,23 @@ class SmoothnessVariation(GeometryLoss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return smoothness_variation(y_pred, y_true, **self._options)
+
+    def _read(self, layers, labels):
+        options = ("num_classes", "ignore_class", "continuous")
+        return read_label_signal(labels, layers[0], **{o: self._options[o] for o in options})
+
+    def _sums_suffice(self, y_true, y_pred, n):
+        labels = self._read(_checked_depth(y_pred), y_true)
+        classes = labels.num_classes
+        if self.k is not None or classes is None or classes >= 2**16:
+            return False
+        return n is None or classes + 1 < n  # a column a class, and one of ones
+
+    def _call_by_sums(self, y_true, y_pred, *, total):
+        layers = _checked_depth(y_pred)
+        options = {o: self._options[o] for o in ("power", "k", "relative", "block_size")}
+        labels = self._read(layers, y_true)
+        return _variation_of_smoothness(layers, labels, total=total, **options)
 
 
 def graph_variation(
@@ -236,6 +256,15 @@ class GraphVariation(GeometryLoss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         del y_true
         return graph_variation(y_pred, **self._options)
+
+    def _sums_suffice(self, y_true, y_pred, n):
+        pairs = itertools.pairwise(_checked_depth(y_pred))
+        return self.k is None and all(sums_cost_less(n, a.shape[1], b.shape[1]) for a, b in pairs)
+
+    def _call_by_sums(self, y_true, y_pred, *, total):
+        del y_true
+        pairs = itertools.pairwise(_checked_depth(y_pred))
+        return mean([total(ops.sum(compare_by_sums(a, b, total))) for a, b in pairs])
 
 
 def _checked_depth(representations):

@@ -160,6 +160,14 @@ def distilled(options):
     return model, networks, cross_entropies(student)
 
 
+def by_sums(options):
+    """A student so narrow that replicas add up its factors, in place of gathering its rows."""
+    student = network("narrow", 4)
+    penalty = lgg.Penalty(losses.GraphDistillation(**options), [("h1", "h1")], name="of_sums")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return lgg.Distiller(network("teacher", 3), student, [penalty]), [student], loss
+
+
 def in_parts(options):
     """A classifier that sees its part of the batch in parts again."""
     base = network("parts")
@@ -172,7 +180,7 @@ def builders():
     """What builds a model, its networks, and the losses that it is compiled with."""
     if SAMPLES % BATCH % REPLICAS:  # Keras's own mean over uneven replicas is another one
         return [embedders]
-    return [embedders, penalized, distilled, in_parts]
+    return [embedders, penalized, distilled, by_sums, in_parts]
 
 
 @contextlib.contextmanager
@@ -204,11 +212,13 @@ def train(build, *, split=False):
     # use again.
     jit_compile = "auto" if ARGS.xla or BACKEND == "jax" else False
     model.compile(keras.optimizers.SGD(0.003), loss, jit_compile=jit_compile)
+    batch = SAMPLES if build is by_sums else BATCH
     if BACKEND == "tensorflow":
-        arguments = {"x": tf.data.Dataset.from_tensor_slices((X, targets(loss))).batch(BATCH)}
+        data = tf.data.Dataset.from_tensor_slices((X, targets(loss)))
+        arguments = {"x": data.batch(batch, drop_remainder=SAMPLES % batch == 0)}
     else:
-        part = BATCH // REPLICAS if split else BATCH
-        mine = np.arange(SAMPLES) % BATCH // part == (ARGS.process if split else 0)
+        part = batch // REPLICAS if split else batch
+        mine = np.arange(SAMPLES) % batch // part == (ARGS.process if split else 0)
         arguments = {"x": X[mine], "y": targets(loss, mine), "batch_size": part}
     history = model.fit(**arguments, epochs=EPOCHS, shuffle=False, verbose=0).history
     weights = {each.name: each.get_weights() for each in networks}
