@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import compilation, latents, losses, memory, projections, steps
+from benchmarks import compilation, latents, losses, memory, projections, replicas, steps
 from benchmarks import micro_batches as parts
 from keras_lgg.files import beside
 
@@ -85,6 +85,15 @@ def large_steps(args, jit):
     )
 
 
+def traffic(args, jit):
+    """Caption and rows of the table on replicas, whose sums no compiler changes."""
+    del jit
+    yield (
+        "What one of two replicas sends for a loss and its gradients",
+        replicas.traffic(1) if args.quick else replicas.traffic(),
+    )
+
+
 def relative(args, jit):
     """Caption and rows of the table on relative projections."""
     shapes = projections.SHAPES[1:] if args.quick else projections.SHAPES
@@ -110,6 +119,7 @@ PARTS = {
     "compilation": compiling,
     "micro_batches": micro_batches,
     "large_steps": large_steps,
+    "replicas": traffic,
     "relative": relative,
     "manifolds": manifolds,
 }
@@ -143,8 +153,12 @@ def main():
         if part not in PARTS:
             parser.error(f"Unknown part {part!r}; expected some of {list(PARTS)}.")
     modes = (True,) if backend == "jax" else (False, True)
-    # NumPy knows no modes; convolutions in loops take hours with XLA on a CPU.
-    fewer = {"manifolds": modes[:1], "large_steps": [jit for jit in modes if not jit]}
+    # Of these there is one mode; convolutions in loops take hours with XLA on a CPU.
+    fewer = {
+        "manifolds": modes[:1],
+        "replicas": modes[:1],
+        "large_steps": [jit for jit in modes if not jit],
+    }
     for part in args.parts or PARTS:
         for jit in fewer.get(part, modes):
             measure(part, args, jit, NAMES[backend] + (", XLA" if jit and backend != "jax" else ""))

@@ -126,39 +126,17 @@ def network(shape, classes):
 
 
 def batches(images, labels):
-    """In one random order, the same in each process, which takes its part of a batch."""
+    """In one random order, the same in each process; on JAX it brings its part of each batch."""
     import tensorflow as tf
 
-    part = args.batch_size // args.processes
-    mine = slice(args.process * part, (args.process + 1) * part)
     order = np.random.default_rng(args.seed).permutation(len(images))
     data = tf.data.Dataset.from_tensor_slices((images[order], labels[order]))
     data = data.batch(args.batch_size, drop_remainder=True)
-    return data.map(lambda x, y: (x[mine], y[mine])).prefetch(1)
-
-
-def fit(model, data, epochs, strategy):
-    """``model.fit``, also in several processes of TensorFlow, where Keras 3 has no fit."""
-    if strategy is None or args.processes == 1:
-        return model.fit(data, epochs=epochs, shuffle=False, verbose=0).history
-    import tensorflow as tf
-
-    replicas = strategy.num_replicas_in_sync
-    of_replica = data.unbatch().batch(args.batch_size // replicas)
-    distributed = strategy.distribute_datasets_from_function(lambda context: of_replica)
-    history = {}
-
-    @tf.function
-    def step(batch):
-        strategy.run(model.train_step, args=(batch,))
-
-    for _ in range(epochs):
-        model.reset_metrics()
-        for batch in distributed:
-            step(batch)
-        for name, value in model.get_metrics_result().items():
-            history.setdefault(name, []).append(float(value))
-    return history
+    if BACKEND == "jax":
+        part = args.batch_size // args.processes
+        mine = slice(args.process * part, (args.process + 1) * part)
+        data = data.map(lambda x, y: (x[mine], y[mine]))
+    return data.prefetch(1)
 
 
 def main():
@@ -173,7 +151,7 @@ def main():
         model.optimizer.build(model.trainable_variables)
     start = time.perf_counter()
     epochs = 2 if args.quick else args.epochs
-    history = fit(model, batches(*data.train), epochs, strategy)
+    history = lgg.distribute.fit(model, batches(*data.train), epochs=epochs, verbose=0).history
     seconds = time.perf_counter() - start
     weights = base.get_weights()
     keras.distribution.set_distribution(None)

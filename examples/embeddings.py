@@ -47,7 +47,11 @@ CLASS_NAMES = {
     "cifar10": ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 }
 # By --select: see docs/results.md.
-CHOSEN = {("mnist", "small_cnn"): 0.3, ("cifar10", "small_cnn"): 0.03}
+CHOSEN = {
+    ("mnist", "small_cnn"): 0.3,
+    ("mnist", "vision_transformer"): 0.03,
+    ("cifar10", "small_cnn"): 0.03,
+}
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of --select
 
 

@@ -69,6 +69,7 @@ CHOSEN = {
     ("digits", "small_cnn"): 1e-6,
     ("mnist", "small_cnn"): 3e-5,
     ("mnist", "preact_resnet18"): 1e-4,
+    ("mnist", "vision_transformer"): 1e-6,
     ("cifar10", "preact_resnet18"): 3e-5,
 }
 WEIGHTS = [0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4]  # of --select

@@ -8,7 +8,16 @@ if BACKEND == "torch":
     pytest.skip("the benchmarks measure TensorFlow and JAX", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import compilation, losses, memory, micro_batches, projections, steps, timing
+from benchmarks import (
+    compilation,
+    losses,
+    memory,
+    micro_batches,
+    projections,
+    replicas,
+    steps,
+    timing,
+)
 from keras_lgg import graphs
 from keras_lgg import losses as ours
 
@@ -133,6 +142,13 @@ def test_parts_of_a_batch():
     }
     assert representations["mean"] == pytest.approx(4 * 1024 * (16 + 16 + 32 + 64) / 2**20)
     assert representations["None"] == pytest.approx(176)
+
+
+def test_replicas_send_less_by_sums():
+    rows = {row["loss"]: row for row in replicas.traffic(1)}
+    assert len(rows) == 4
+    assert float(rows["smoothness variation, p = 2"]["ratio"]) < 0.1
+    assert all(float(row["ratio"]) <= 1.0 for row in rows.values())
 
 
 def test_the_page_keeps_its_other_sections(tmp_path, monkeypatch):

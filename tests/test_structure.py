@@ -19,7 +19,16 @@ LADDER = [
     {"training"},
     {"relative"},
     {"layers"},
-    {"callbacks", "constraints", "datasets", "manifolds", "plots", "robustness", "tuning"},
+    {
+        "callbacks",
+        "constraints",
+        "datasets",
+        "distribute",
+        "manifolds",
+        "plots",
+        "robustness",
+        "tuning",
+    },
 ]
 RUNG = {subject: rung for rung, subjects in enumerate(LADDER) for subject in subjects}
 BESIDE = {("manifolds", "plots"), ("callbacks", "plots")}  # on one rung
@@ -99,7 +108,7 @@ def test_there_is_no_circle():
 def test_every_subject_has_its_place():
     tops = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert tops == {"checks", "constraints", "datasets", "files", "layers", "types"}
+    assert tops == {"checks", "constraints", "datasets", "distribute", "files", "layers", "types"}
     assert tops | folders == set(RUNG)
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from autodiff import BACKEND
 from backends import ONE_DEVICE, needs
@@ -15,6 +16,7 @@ if BACKEND == "torch":
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_training.py"
 VALUES = SCRIPT.with_name("replica_values.py")
+WORKER = SCRIPT.with_name("worker_training.py")
 EXAMPLE = SCRIPT.parents[2] / "examples" / "data_parallel.py"
 
 
@@ -125,6 +127,35 @@ def test_two_processes(local, known):
             assert_apart(report, 13)
         else:
             assert_as_one_device(report, 17 + 5)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """What a training on one device and those of two workers say."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    workers = [start(WORKER, *addresses, i) for i in range(2)]
+    lines = outputs([start(WORKER), *workers])
+    return [json.loads(of_process[-1]) for of_process in lines]
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Elsewhere a model's own fit does it.")
+class TestFitOfSeveralWorkers:
+    def test_as_one_device(self, reports):
+        one, *several = reports
+        for found in several:
+            assert found["told"] == one["told"] == [9, 3]
+            for a, b in zip(one["weights"], found["weights"], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+            assert found["history"].keys() == one["history"].keys()
+            for name, values in one["history"].items():
+                assert found["history"][name] == pytest.approx(values, rel=1e-4), name
+
+    def test_errors(self, reports):
+        for found in reports[1:]:
+            kind, labels = found["errors"]
+            assert "Received: tuple. Pass tf.data.Dataset.from_tensor_slices" in kind
+            assert "num_classes=3" in labels
 
 
 def printed(lines):

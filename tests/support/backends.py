@@ -36,7 +36,7 @@ LIMITS = {
     },
     "several processes, `fit`": {
         "tensorflow": "Keras 3 does not fit under MultiWorkerMirroredStrategy "
-        "(keras-team/keras#20585); a loop over train_step works",
+        "(keras-team/keras#20585); lgg.distribute.fit does",
         "torch": ONE_DEVICE,
     },
     "batches that replicas share unevenly": {

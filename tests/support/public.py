@@ -21,6 +21,7 @@ PUBLIC = {
         "balanced_batches",
         "pipelines",
     ],
+    lgg.distribute: ["fit"],
     lgg.graphs: [
         "knn_mask",
         "label_smoothness",
