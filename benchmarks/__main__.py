@@ -3,6 +3,7 @@
 python -m benchmarks                          # TensorFlow, without and with XLA
 KERAS_BACKEND=jax python -m benchmarks        # JAX; each backend has its section of the page
 python -m benchmarks relative                 # one part: see --help
+KERAS_BACKEND=jax python -m benchmarks gpu    # one GPU, with no TensorFlow, in 8 minutes
 python -m benchmarks --quick                  # a minute, nothing written
 """
 
@@ -15,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import compilation, latents, losses, memory, projections, replicas, steps
+from benchmarks import compilation, gpu, latents, losses, memory, projections, replicas, steps
 from benchmarks import micro_batches as parts
 from keras_lgg.files import beside
 
@@ -94,6 +95,12 @@ def traffic(args, jit):
     )
 
 
+def on_gpu(args, jit):
+    """Caption and rows of the tables on one GPU."""
+    del jit
+    yield from gpu.tables(args.minutes, small=args.quick)
+
+
 def relative(args, jit):
     """Caption and rows of the table on relative projections."""
     shapes = projections.SHAPES[1:] if args.quick else projections.SHAPES
@@ -122,6 +129,7 @@ PARTS = {
     "replicas": traffic,
     "relative": relative,
     "manifolds": manifolds,
+    "gpu": on_gpu,
 }
 
 
@@ -143,6 +151,7 @@ def main():
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {list(PARTS)}; all of them")
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
+    parser.add_argument("--minutes", type=float, default=8.0, help="that the part gpu takes")
     parser.add_argument("--seconds", type=float, help="for each comparison; 3, or 0.2 with --quick")
     args = parser.parse_args()
     args.seconds = args.seconds or (0.2 if args.quick else 3.0)
@@ -152,6 +161,8 @@ def main():
     for part in args.parts:
         if part not in PARTS:
             parser.error(f"Unknown part {part!r}; expected some of {list(PARTS)}.")
+    if "gpu" in args.parts and backend != "jax":
+        parser.error("The part gpu is of JAX. Set KERAS_BACKEND=jax.")
     modes = (True,) if backend == "jax" else (False, True)
     # Of these there is one mode; convolutions in loops take hours with XLA on a CPU.
     fewer = {
@@ -159,7 +170,7 @@ def main():
         "replicas": modes[:1],
         "large_steps": [jit for jit in modes if not jit],
     }
-    for part in args.parts or PARTS:
+    for part in args.parts or [part for part in PARTS if part != "gpu"]:
         for jit in fewer.get(part, modes):
             measure(part, args, jit, NAMES[backend] + (", XLA" if jit and backend != "jax" else ""))
 
@@ -177,18 +188,30 @@ def measure(part, args, jit, program):
 
 def machine():
     return (
-        f"{len(os.sched_getaffinity(0))} CPU cores, Python {platform.python_version()}, Keras "
-        f"{keras.__version__}. Medians of runs that take turns in one process."
+        f"{accelerator()}{len(os.sched_getaffinity(0))} CPU cores, Python "
+        f"{platform.python_version()}, Keras {keras.__version__}. Medians of runs that take turns "
+        "in one process."
     )
 
 
-def write(key, text):
+def accelerator():
+    """The name of the GPU that JAX runs on, if it does."""
+    if keras.backend.backend() != "jax":
+        return ""
+    import jax
+
+    device = jax.devices()[0]
+    return f"{device.device_kind}, " if device.platform == "gpu" else ""
+
+
+def write(key, text, page=None):
     """Put a section into the page in place of the one with the same key."""
     begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
-    before, found, rest = PAGE.read_text().partition(begin)
+    page = page or PAGE
+    before, found, rest = page.read_text().partition(begin)
     section = f"{begin}\n\n{text}\n\n{end}"
     after = rest.partition(end)[2] if found else "\n"
-    with beside(PAGE) as unfinished:
+    with beside(page) as unfinished:
         unfinished.write_text((before if found else before.rstrip() + "\n\n") + section + after)
 
 

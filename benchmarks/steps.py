@@ -61,20 +61,20 @@ DISTILLED = {
 def geometry_steps(names=tuple(PENALIZED), *, jit, seconds):
     """Rows: network, milliseconds of a plain step, ratio of a `GeometryModel` step."""
     for name in names:
-        runs = functools.partial(_penalized, *PENALIZED[name], jit)
-        base, ratios = _relative(runs, ["plain"], seconds)
+        runs = functools.partial(penalized, *PENALIZED[name], jit)
+        base, ratios = relative(runs, ["plain"], seconds)
         yield {"network": name, "plain step, ms": f"{1e3 * base:.3g}", **ratios}
 
 
 def distillation_steps(names=tuple(DISTILLED), *, jit, seconds):
     """Rows: networks, and ratios of distilling steps to a student's step plus a teacher's pass."""
     for name in names:
-        runs = functools.partial(_distilled, *DISTILLED[name], jit)
-        base, ratios = _relative(runs, ["student", "teacher"], seconds)
+        runs = functools.partial(distilled, *DISTILLED[name], jit)
+        base, ratios = relative(runs, ["student", "teacher"], seconds)
         yield {"networks": name, "student + teacher, ms": f"{1e3 * base:.3g}", **ratios}
 
 
-def _penalized(build, taps, steps, jit):
+def penalized(build, taps, steps, jit):
     """Trainings of new networks, by name, and the steps of each."""
     x, y = _data(build, steps)
     loss = lgg.losses.SmoothnessVariation(power=2, num_classes=10)
@@ -82,11 +82,10 @@ def _penalized(build, taps, steps, jit):
     return {"plain": _fit(build(), x, y, jit), "GeometryModel": _fit(model, x, y, jit)}, steps
 
 
-def _distilled(build_teacher, build, taps, steps, jit):
-    """As `_penalized`."""
+def distilled(build_teacher, build, taps, steps, jit, *, with_cache=True):
+    """As `penalized`."""
     x, y = _data(build_teacher, steps)
     teacher, three, one = build_teacher(), _penalty(taps), _penalty(taps[-1:])
-    cached = lgg.teacher_cache(teacher, [three], (x, y)).batch(BATCH, drop_remainder=True)
     models = {
         "student": build(),
         "Distiller, 3 taps": lgg.Distiller(teacher, build(), [three]),
@@ -94,15 +93,14 @@ def _distilled(build_teacher, build, taps, steps, jit):
         "keras.distillation, 1 feature": _keras_distiller(teacher, build(), taps[-1]),
     }
     runs = {name: _fit(model, x, y, jit) for name, model in models.items()}
-    without_teacher = _fit(lgg.Distiller(None, build(), [three]), cached.cache(), None, jit)
-    return {
-        **runs,
-        "Distiller, 3 taps from a cache": without_teacher,
-        "teacher": _forward(teacher, x, jit),
-    }, steps
+    if with_cache:  # which takes TensorFlow
+        cached = lgg.teacher_cache(teacher, [three], (x, y)).batch(BATCH, drop_remainder=True)
+        without_teacher = lgg.Distiller(None, build(), [three])
+        runs["Distiller, 3 taps from a cache"] = _fit(without_teacher, cached.cache(), None, jit)
+    return {**runs, "teacher": _forward(teacher, x, jit)}, steps
 
 
-def _relative(runs, base, seconds):
+def relative(runs, base, seconds):
     """Seconds of a step of the runs of `base` together, and the others relative to these.
 
     Networks are built anew several times, since one and the same step is up to a quarter faster

@@ -19,7 +19,7 @@ from keras_lgg.graphs.construction import (
     without_loops,
 )
 from keras_lgg.graphs.low_rank import add, power_difference, row_squares, subtract
-from keras_lgg.graphs.numerics import alone, machine_epsilon
+from keras_lgg.graphs.numerics import alone, product_epsilon
 from keras_lgg.graphs.pairs import combine, whole
 from keras_lgg.graphs.tracing import traced_once
 
@@ -58,7 +58,7 @@ def is_accurate(rows, terms):
         terms: Row sums of the squares of what cancelled, a list.
     """
     # Measured: the error is a tenth of the rounding error over the share that is left, or less.
-    return ops.sum(rows) > 1e4 * machine_epsilon(rows) * sum(ops.sum(term) for term in terms)
+    return ops.sum(rows) > 1e4 * product_epsilon(rows) * sum(ops.sum(term) for term in terms)
 
 
 def factored_rank(width, other, power):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_lgg.graphs.numerics import alone, as_column
+from keras_lgg.graphs.numerics import alone, as_column, matmul
 from keras_lgg.types import Tensor
 
 
@@ -28,13 +28,13 @@ class LowRank(NamedTuple):
 
     def multiply(self, z):
         """The matrix times ``z`` of shape (n, c)."""
-        sums = self.total(ops.transpose(self.right) @ z)
-        return self.left @ sums + as_column(self.diagonal) * z
+        sums = self.total(matmul(ops.transpose(self.right), z))
+        return matmul(self.left, sums) + as_column(self.diagonal) * z
 
     def multiply_transposed(self, z):
         """The transposed matrix times ``z`` of shape (n, c)."""
-        sums = self.total(ops.transpose(self.left) @ z)
-        return self.right @ sums + as_column(self.diagonal) * z
+        sums = self.total(matmul(ops.transpose(self.left), z))
+        return matmul(self.right, sums) + as_column(self.diagonal) * z
 
 
 def add(a, b):
@@ -93,14 +93,14 @@ def _deflate(matrix, along):
         (left, left_along) if symmetric else _across(matrix.right, along, matrix.total)
     )
     common = ops.sum(left_along * right_along)
-    to_left = left @ ops.transpose(right_along)
-    to_right = to_left if symmetric else right @ ops.transpose(left_along)
+    to_left = matmul(left, ops.transpose(right_along))
+    to_right = to_left if symmetric else matmul(right, ops.transpose(left_along))
     rest = LowRank(left, right, 0.0 * matrix.diagonal, matrix.total)
     return rest, common, to_left, to_right
 
 
 def _across(factor, along, total):
-    part = total(ops.transpose(along) @ factor)
+    part = total(matmul(ops.transpose(along), factor))
     return factor - along * part, part
 
 
@@ -147,4 +147,5 @@ def _row_products(a, b, classes):
 
 
 def _low_rank_products(a_left, a_right, b_left, b_right, total):
-    return ops.sum((a_left @ total(ops.transpose(a_right) @ b_right)) * b_left, axis=1)
+    core = total(matmul(ops.transpose(a_right), b_right))
+    return ops.sum(matmul(a_left, core) * b_left, axis=1)

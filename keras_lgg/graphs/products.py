@@ -10,7 +10,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_lgg.graphs.numerics import alone, as_column
+from keras_lgg.graphs.numerics import alone, as_column, matmul
 
 # Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
 # a dead row stays bounded.
@@ -23,15 +23,15 @@ def gram(x):
     """``x @ x.T``, with one product in the backward pass where that is what it costs."""
     n, d = x.shape
     wide = n is None or d is None or d > n
-    return _gram(x) if wide and _by_hand() else ops.matmul(x, ops.transpose(x))
+    return _gram(x) if wide and _by_hand() else matmul(x, ops.transpose(x))
 
 
 @ops.custom_gradient
 def _gram(x):
     def gradient(upstream):
-        return ops.matmul(upstream + ops.transpose(upstream), x)
+        return matmul(upstream + ops.transpose(upstream), x)
 
-    return ops.matmul(x, ops.transpose(x)), gradient
+    return matmul(x, ops.transpose(x)), gradient
 
 
 def inverse_norms(squares):
@@ -76,8 +76,8 @@ def _cosine_factors(x, z, total):
     inverse = as_column(inverse_norms(squares))
     scaled = inverse * z
     # Signals first, (c, d): XLA on a CPU takes twice as long for x.T @ scaled.
-    sums = total(ops.matmul(ops.transpose(scaled), x))
-    return squares, inverse, scaled, sums, inverse * ops.matmul(x, ops.transpose(sums))
+    sums = total(matmul(ops.transpose(scaled), x))
+    return squares, inverse, scaled, sums, inverse * matmul(x, ops.transpose(sums))
 
 
 @functools.cache
@@ -93,14 +93,14 @@ def _cosine_product(x, z, total):
 
     def gradient(upstream):
         scaled_upstream = inverse * upstream
-        upstream_sums = total(ops.matmul(ops.transpose(scaled_upstream), x))
-        z_gradient = inverse * ops.matmul(x, ops.transpose(upstream_sums))
+        upstream_sums = total(matmul(ops.transpose(scaled_upstream), x))
+        z_gradient = inverse * matmul(x, ops.transpose(upstream_sums))
         # What the norms take away; rows that EPSILON bounds do not depend on their norm.
         radial = ops.sum(z * z_gradient + upstream * product, axis=1, keepdims=True)
         radial = ops.where(as_column(squares) < EPSILON**2, 0.0, radial * ops.square(inverse))
         left = ops.concatenate([scaled, scaled_upstream], axis=1)
         right = ops.concatenate([upstream_sums, sums], axis=0)
-        return ops.matmul(left, right) - radial * x, z_gradient
+        return matmul(left, right) - radial * x, z_gradient
 
     return product, gradient
 

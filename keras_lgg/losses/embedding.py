@@ -22,7 +22,7 @@ from keras_lgg.graphs.differences import factors_or_pairs, is_accurate, sums_cos
 from keras_lgg.graphs.functions import to_adjacency
 from keras_lgg.graphs.labels import FORMS, check_known, known_values, label_signal, read_labels
 from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
-from keras_lgg.graphs.numerics import alone, as_column, as_row, flatten_representation
+from keras_lgg.graphs.numerics import alone, as_column, as_row, flatten_representation, matmul
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.products import unit_rows
 from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
@@ -343,7 +343,7 @@ def _affinity_factors(labels, affinity, dtype):
         return signal, signal
     signal = label_signal(labels, dtype=dtype)
     affinity = ops.convert_to_tensor(affinity, dtype=dtype)
-    towards = ops.matmul(signal, affinity)
+    towards = matmul(signal, affinity)
     if labels.rows is None:
         return signal, towards
     # A multi-hot label is no more similar to itself than a class is.

@@ -13,24 +13,29 @@ from keras import ops
 
 from keras_lgg.checks import check_choice, check_positive, invalid
 from keras_lgg.graphs.arrays import as_tensor, host_array
-from keras_lgg.graphs.labels import known_values
 from keras_lgg.graphs.numerics import (
     as_column,
     as_row,
     flatten_representation,
     in_one_dtype,
-    machine_epsilon,
+    matmul,
+    rounding_of_squares,
     safe_sqrt,
     to_float,
 )
 from keras_lgg.graphs.pairs import ENTRIES
 from keras_lgg.graphs.products import EPSILON, ZERO, squared_norms, unit_rows
+from keras_lgg.relative.factorisations import (
+    column_means,
+    inverse_deviations,
+    inverse_root_covariance,
+    pseudo_inverse,
+)
 from keras_lgg.types import ArrayLike, Tensor
 
 NORMALIZATIONS = ("none", "center", "standardize", "whiten")
 POOLS = ("concat", "sum", "mean", "stack")
 QUANTIZATIONS = ("ste_round", "smooth_steps")
-RIDGE = 1e-6  # of the mean variance, where there are too few anchors to whiten by
 
 
 def relative_projection(
@@ -161,17 +166,17 @@ def anchor_statistics(
     check_anchors(anchors, anchors.shape[1])
     stats = {}
     if normalization != "none":
-        stats["mean"] = _column_means(anchors)
+        stats["mean"] = column_means(anchors)
         centred = anchors - stats["mean"]
         if normalization == "standardize":
-            stats["scale"] = _inverse_deviations(anchors, centred)
+            stats["scale"] = inverse_deviations(anchors, centred)
         elif normalization == "whiten":
-            stats["scale"] = _inverse_root_covariance(centred)
+            stats["scale"] = inverse_root_covariance(centred)
     if "basis_change" in names:
         anchors = normalized(anchors, stats)
         # Their mean is 0 already, but for a rounding that whitening can have made large.
-        stats["inverse"] = _pseudo_inverse(
-            anchors - _column_means(anchors) if "mean" in stats else anchors
+        stats["inverse"] = pseudo_inverse(
+            anchors - column_means(anchors) if "mean" in stats else anchors
         )
     return stats
 
@@ -237,7 +242,7 @@ def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
     if len(codes.shape) == 0:
         raise invalid("codes", "codes of shape (..., K)", "a scalar")
     means = class_averages(anchor_labels, codes.shape[-1])
-    return ops.matmul(codes, ops.cast(means, codes.dtype))
+    return matmul(codes, ops.cast(means, codes.dtype))
 
 
 def similarity_names(similarity):
@@ -286,7 +291,7 @@ def normalized(x, stats):
     if "mean" in stats:
         x = x - stats["mean"]
     if "scale" in stats:
-        x = x * stats["scale"] if len(stats["scale"].shape) == 1 else ops.matmul(x, stats["scale"])
+        x = x * stats["scale"] if len(stats["scale"].shape) == 1 else matmul(x, stats["scale"])
     return x
 
 
@@ -328,82 +333,6 @@ def class_averages(anchor_labels, count):
     return members / members.sum(axis=0)
 
 
-# The statistics. Factorisations are of constants, and what follows them is linear in what is left
-# of the anchors, a matrix of zeros whose gradient is exact: that of the factors is not finite where
-# singular values coincide.
-
-
-def _column_means(x):
-    """The mean of each axis, exact where the rows agree, however far from 0."""
-    first = ops.stop_gradient(x[:1])
-    # Of float64, `ops.mean` keeps the digits of float32 on JAX.
-    return first[0] + ops.sum(x - first, axis=0) / ops.cast(ops.shape(x)[0], x.dtype)
-
-
-def _inverse_deviations(anchors, centred):
-    variance = _column_means(ops.square(centred))
-    rounding = 10 * machine_epsilon(anchors) * ops.maximum(1.0, ops.max(ops.abs(anchors), axis=0))
-    agree = variance < ops.square(rounding)
-    return ops.where(agree, 1.0, ops.rsqrt(ops.where(agree, 1.0, variance)))
-
-
-def _inverse_root_covariance(centred):
-    """``C**(-1/2)`` of the covariance, 0 on axes that no anchor reaches."""
-    _check_finite(centred)
-    count, width = ops.shape(centred)[0], centred.shape[1]
-    few = ops.convert_to_tensor(count <= width)  # known at run time alone, it may be
-    covariance = ops.matmul(ops.transpose(centred), centred) / ops.cast(count, centred.dtype)
-    spans = centred.shape[0] is not None and centred.shape[0] >= width
-    _, _, axes = ops.svd(ops.stop_gradient(centred), full_matrices=not spans)
-    along = ops.matmul(ops.stop_gradient(centred), ops.transpose(axes))
-    variances = _column_means(ops.square(along))
-    reached = variances > ops.max(variances) * (width * machine_epsilon(centred)) ** 2
-    ridge = ops.where(few, RIDGE / width * ops.trace(covariance), 0.0)
-    covariance = covariance + ridge * ops.eye(width, dtype=centred.dtype)
-    variances = variances + ops.stop_gradient(ridge)
-    reached = ops.where(few, variances > 0, reached)
-    inverse = ops.where(reached, ops.rsqrt(ops.where(reached, variances, 1.0)), 0.0)
-    root = ops.where(reached, ops.sqrt(variances), 1.0)
-    slopes = as_column(inverse) * as_row(inverse) / (as_column(root) + as_row(root))
-    change = _on_axes(covariance - ops.stop_gradient(covariance), axes)
-    return ops.matmul(ops.transpose(axes), ops.matmul(ops.diag(inverse) - slopes * change, axes))
-
-
-def _check_finite(anchors):
-    values = known_values(anchors)
-    if values is not None and not np.isfinite(values).all():
-        raise invalid(
-            "anchors", "finite numbers, which alone can be factorised", "a NaN or an infinity"
-        )
-
-
-def _on_axes(matrix, axes):
-    return ops.matmul(axes, ops.matmul(matrix, ops.transpose(axes)))
-
-
-def _pseudo_inverse(a):
-    """The Moore-Penrose inverse ``(d, K)`` of a matrix ``(K, d)``."""
-    _check_finite(a)
-    constant = ops.stop_gradient(a)
-    left, values, axes = ops.svd(constant, full_matrices=False)
-    count, width = ops.shape(a)[0], a.shape[1]
-    rounding = ops.cast(ops.maximum(count, width), a.dtype) * machine_epsilon(a)
-    reached = values > ops.max(values) * rounding
-    inverse = ops.where(reached, 1.0 / ops.where(reached, values, 1.0), 0.0)
-    pinv = ops.matmul(ops.transpose(axes) * inverse, ops.transpose(left))
-    change = a - constant
-    # Golub and Pereyra, "The differentiation of pseudo-inverses", 1973, at constant rank.
-    off_rows = ops.eye(count, dtype=a.dtype) - ops.matmul(constant, pinv)
-    off_axes = ops.eye(width, dtype=a.dtype) - ops.matmul(pinv, constant)
-    turned = ops.transpose(change)
-    return (
-        pinv
-        - ops.matmul(pinv, ops.matmul(change, pinv))
-        + ops.matmul(pinv, ops.matmul(ops.transpose(pinv), ops.matmul(turned, off_rows)))
-        + ops.matmul(off_axes, ops.matmul(turned, ops.matmul(ops.transpose(pinv), pinv)))
-    )
-
-
 def _in_own_dtype(name, x):
     """A function of Keras that rounds float64 to float32 on JAX, without that."""
     if keras.backend.backend() != "jax":
@@ -418,11 +347,11 @@ def _in_own_dtype(name, x):
 
 def _cosine(x, anchors, stats, *, p, eps):
     eps = max(eps, ZERO)  # shorter rows are zero
-    return ops.matmul(unit_rows(x, eps), ops.transpose(unit_rows(anchors, eps)))
+    return matmul(unit_rows(x, eps), ops.transpose(unit_rows(anchors, eps)))
 
 
 def _inner(x, anchors, stats, *, p, eps):
-    return ops.matmul(x, ops.transpose(anchors)) / math.sqrt(anchors.shape[1])
+    return matmul(x, ops.transpose(anchors)) / math.sqrt(anchors.shape[1])
 
 
 def _angular(x, anchors, stats, *, p, eps):
@@ -435,7 +364,7 @@ def _angular(x, anchors, stats, *, p, eps):
 
 def _euclidean(x, anchors, stats, *, p, eps):
     # Distances do not depend on the centre; a common offset would only cost digits.
-    centre = ops.stop_gradient(_column_means(anchors))
+    centre = ops.stop_gradient(column_means(anchors))
     x, anchors = x - centre, anchors - centre
     # Each sample has a scale of its own, so that it does not depend on the others.
     reach = ops.stop_gradient(ops.max(ops.abs(anchors)))
@@ -444,9 +373,9 @@ def _euclidean(x, anchors, stats, *, p, eps):
     reach = ops.where(ops.equal(reach, 0.0), 1.0, reach)
     x, anchors, ratio = x / scale, anchors / reach, reach / scale
     norms = as_column(squared_norms(x)) + ops.square(ratio) * as_row(squared_norms(anchors))
-    squares = norms - 2.0 * ratio * ops.matmul(x, ops.transpose(anchors))
+    squares = norms - 2.0 * ratio * matmul(x, ops.transpose(anchors))
     # What is below the rounding of the products is no distance, and has no direction.
-    zero = squares <= 8.0 * machine_epsilon(x) * norms
+    zero = squares <= rounding_of_squares(x) * norms
     return scale * safe_sqrt(ops.where(zero, 0.0, squares))
 
 
@@ -485,7 +414,7 @@ def _by_differences(x, anchors, norm):
 
 
 def _basis_change(x, anchors, stats, *, p, eps):
-    return ops.matmul(x, stats["inverse"])
+    return matmul(x, stats["inverse"])
 
 
 _SIMILARITIES = {
