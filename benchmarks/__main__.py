@@ -58,12 +58,14 @@ def geometry(args, jit):
 
 def compiling(args, jit):
     """Caption and rows of the table on the first step."""
-    options = {"pairs": 2, "taps": 2, "builds": 1, "build": steps.mlp} if args.quick else {}
-    network = "an MLP" if args.quick else "PreActResNet18"
-    yield (
-        f"From `fit` to the first step of {network}",
-        compilation.first_steps(**options, jit=jit),
-    )
+    networks = compilation.NETWORKS
+    if args.quick:
+        networks = {"an MLP": networks["ResNet50"]._replace(build=steps.mlp, taps=2, pairs=2)}
+    for name, network in networks.items():
+        yield (
+            f"From `fit` to the first step of {name}",
+            compilation.first_steps(network, builds=1 if args.quick else 3, jit=jit),
+        )
 
 
 def micro_batches(args, jit):
@@ -73,6 +75,17 @@ def micro_batches(args, jit):
     yield (
         "Training steps in parts of a batch, against whole ones",
         parts.against_whole(names, samples, part, jit=jit, seconds=args.seconds),
+    )
+
+
+def scale(args, jit):
+    """Caption and rows of the table on batches as large as the memory."""
+    shapes = [("label smoothness, p = 2", 2**20), ("GKD", 2**20), ("GSL", 2**15)]
+    if args.quick:
+        shapes = [(name, 1024) for name, _ in shapes]
+    yield (
+        "Loss and gradient of large batches",
+        losses.at_scale(shapes, start=512 if args.quick else 8192, jit=jit),
     )
 
 
@@ -125,6 +138,7 @@ PARTS = {
     "geometry": geometry,
     "compilation": compiling,
     "micro_batches": micro_batches,
+    "scale": scale,
     "large_steps": large_steps,
     "replicas": traffic,
     "relative": relative,
@@ -168,6 +182,7 @@ def main():
     fewer = {
         "manifolds": modes[:1],
         "replicas": modes[:1],
+        "scale": modes[:1],
         "large_steps": [jit for jit in modes if not jit],
     }
     for part in args.parts or [part for part in PARTS if part != "gpu"]:

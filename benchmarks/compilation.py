@@ -3,34 +3,101 @@
 import functools
 import gc
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 import keras_lgg as lgg
-from benchmarks.steps import BATCH, resnet18
+from benchmarks.steps import BATCH, IMAGE, resnet18
 from keras_lgg.graphs import tracing
 
 BUILDS = 3  # of each network
-# So narrow that the steps themselves take no time to speak of; they are traced no sooner for it.
-narrow_resnet18 = functools.partial(resnet18, width=4)
 
 
-def first_steps(build=narrow_resnet18, *, pairs=8, taps=16, builds=BUILDS, jit):
+def resnet50(width=4):
+    """Stages of 3, 4, 6 and 3 bottlenecks, for small images."""
+    inputs = keras.Input(IMAGE)
+    x = _convolution(inputs, 4 * width, 3)
+    for stage, count in enumerate((3, 4, 6, 3)):
+        for block in range(count):
+            strides = 2 if stage and block == 0 else 1
+            x = _bottleneck(x, width * 2**stage, strides, is_first=block == 0)
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, outputs)
+
+
+def _bottleneck(x, width, strides, *, is_first):
+    y = _convolution(_convolution(x, width, 1), width, 3, strides)
+    y = _convolution(y, 4 * width, 1, has_relu=False)
+    if is_first:
+        x = _convolution(x, 4 * width, 1, strides, has_relu=False)
+    return keras.layers.ReLU()(keras.layers.Add()([x, y]))
+
+
+def _convolution(x, filters, size, strides=1, *, has_relu=True):
+    x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+    x = keras.layers.BatchNormalization()(x)
+    return keras.layers.ReLU()(x) if has_relu else x
+
+
+def vit_b(width=96):
+    """Twelve blocks of twelve heads, of KerasHub."""
+    import keras_hub
+
+    backbone = keras_hub.models.ViTBackbone(
+        image_shape=IMAGE,
+        patch_size=8,
+        num_layers=12,
+        num_heads=12,
+        hidden_dim=width,
+        mlp_dim=4 * width,
+    )
+    pooled = keras.layers.GlobalAveragePooling1D()(backbone.output)
+    return keras.Model(backbone.input, keras.layers.Dense(10)(pooled))
+
+
+def _last_sums(model, count):
+    kinds = keras.layers.Conv2D, keras.layers.Add, keras.layers.Dense
+    return [layer.name for layer in model.layers if isinstance(layer, kinds)][-count - 1 : -1]
+
+
+def _blocks(model, count):
+    paths = lgg.layer_paths(model, "*transformer_block_*")
+    return [path for path in paths if path.count("/") == 1][-count:]
+
+
+class Network(NamedTuple):
+    """How it is built, so narrow that its steps take no time to speak of; and what is tapped."""
+
+    build: Callable
+    names: Callable  # of a model and a count
+    taps: int  # of the `GeometryModel`
+    pairs: int  # of the `Distiller`
+
+
+NETWORKS = {
+    "PreActResNet18": Network(functools.partial(resnet18, width=4), _last_sums, 16, 8),
+    "ResNet50": Network(resnet50, _last_sums, 32, 16),
+    "ViT-B": Network(vit_b, _blocks, 12, 12),
+}
+
+
+def first_steps(network, *, builds=BUILDS, jit):
     """Rows: model, seconds before the first step, and how many times those of plain Keras.
 
     Args:
-        build: Makes the network, whose convolutions and sums are tapped, the last of them.
-        pairs: Taps of the `Distiller`.
-        taps: Taps of the `GeometryModel`.
-        builds: Of each network, in turns; the times are medians.
+        network: `Network`.
+        builds: Of each model, in turns; the times are medians.
         jit: As in `keras.Model.compile`.
     """
+    build, names, taps, pairs = network
     makes = {
         "plain": build,
         "teacher": build,
-        "GeometryModel": lambda: _penalized(build(), taps),
-        "Distiller": lambda: _distilled(build(), build(), pairs),
+        "GeometryModel": lambda: _penalized(build(), lambda model: names(model, taps)),
+        "Distiller": lambda: _distilled(build(), build(), lambda model: names(model, pairs)),
     }
     _seconds("plain", build(), jit)  # what a process does once
     times = {name: [] for name in makes}
@@ -47,19 +114,14 @@ def first_steps(build=narrow_resnet18, *, pairs=8, taps=16, builds=BUILDS, jit):
         yield {"model": name, "s": f"{seconds:.3g}", "ratio": f"{seconds / base:.2f}"}
 
 
-def _names(model, count):
-    kinds = keras.layers.Conv2D, keras.layers.Add, keras.layers.Dense
-    return [layer.name for layer in model.layers if isinstance(layer, kinds)][-count - 1 : -1]
-
-
-def _penalized(base, count):
+def _penalized(base, names):
     loss = lgg.losses.SmoothnessVariation(power=2, num_classes=10)
-    return lgg.GeometryModel(base, [lgg.Penalty(loss, _names(base, count), weight=1e-5)])
+    return lgg.GeometryModel(base, [lgg.Penalty(loss, names(base), weight=1e-5)])
 
 
-def _distilled(teacher, student, count):
+def _distilled(teacher, student, names):
     # Keras numbers the layers of each build anew.
-    pairs = list(zip(_names(teacher, count), _names(student, count), strict=True))
+    pairs = list(zip(names(teacher), names(student), strict=True))
     penalty = lgg.Penalty(lgg.losses.GraphDistillation(), pairs, weight=25.0)
     return lgg.Distiller(teacher, student, [penalty])
 

@@ -7,6 +7,7 @@ from benchmarks import dense
 from benchmarks.timing import compiled, exponent, medians, tensors, value_and_gradient
 from keras_lgg import graphs, losses
 
+LINEAR = ("label smoothness, p = 2", "GKD")
 SIZES = (1024, 2048, 4096, 8192, 16_384)  # of the exponents
 # Ours and the dense form, as scalars of (x, teacher, labels).
 LOSSES = {
@@ -141,6 +142,31 @@ def against_products(shapes=SHAPES, *, jit, seconds):
                 "ms": f"{1e3 * times['ours']:.3g}",
                 "ours / bare products": f"{times['ours'] / times['bare']:.2f}",
             }
+
+
+def at_scale(shapes, *, start, jit):
+    """Rows: loss, n, seconds, and what the time at `start` samples foretells by its growth.
+
+    Args:
+        shapes: Pairs of a loss and a batch size.
+        start: Batch size of which the time is measured, too.
+        jit: As in `keras.Model.compile`.
+    """
+    d = 128
+    for name, n in shapes:
+        function = compiled(value_and_gradient(LOSSES[name][0]), jit=jit)
+        few, many = (
+            medians({"": (function, *batch(size, d))}, seconds=1.0, least=1)[""]
+            for size in (start, n)
+        )
+        growth = n / start if name in LINEAR else (n / start) ** 2
+        yield {
+            "loss": name,
+            "d": d,
+            "n": n,
+            "s": f"{many:.3g}",
+            f"foretold by n = {start}, s": f"{few * growth:.3g}",
+        }
 
 
 def exponents(*, jit, seconds, sizes=SIZES):

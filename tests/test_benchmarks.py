@@ -112,8 +112,15 @@ def test_a_part_alone_and_a_wrong_one(monkeypatch, capsys, tmp_path):
     assert "'relatives'" in capsys.readouterr().err
 
 
+def test_taps_of_the_networks_whose_first_steps_are_measured():
+    for network in compilation.NETWORKS.values():
+        names = network.names(network.build(), network.taps)
+        assert len(set(names)) == network.taps
+
+
 def test_first_steps():
-    rows = list(compilation.first_steps(steps.mlp, pairs=2, taps=2, builds=1, jit=True))
+    network = compilation.NETWORKS["ResNet50"]._replace(build=steps.mlp, taps=2, pairs=2)
+    rows = list(compilation.first_steps(network, builds=1, jit=True))
     assert [row["ratio"] for row in rows[::2]] == ["1.00", "1.00"]
     assert all(float(row["s"]) > 0 for row in rows)
 
