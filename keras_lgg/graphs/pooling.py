@@ -65,7 +65,7 @@ def without_mask(tensor):
 
 
 def _checked(x, mask):
-    fits = len(mask.shape) == 2 and _may_equal(mask.shape[1], x.shape[1])
+    fits = len(mask.shape) == 2 and may_equal(mask.shape[1], x.shape[1])
     if not fits:
         raise checks.invalid(
             "mask",
@@ -75,7 +75,8 @@ def _checked(x, mask):
     return ops.cast(mask, "bool")
 
 
-def _may_equal(a, b):
+def may_equal(a, b):
+    """Whether two sizes are the same, as far as they are known."""
     return a is None or b is None or a == b
 
 

@@ -163,6 +163,7 @@ class Memory:
 
     def __init__(self, size, warmup, kinds):
         self._least = size, warmup
+        self.shapes = [tuple(shape) for shape, _ in kinds]
         self._kept = [
             _variable(ops.zeros((size, *shape), dtype), f"past_{i}")
             for i, (shape, dtype) in enumerate(kinds)

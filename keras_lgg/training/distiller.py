@@ -92,7 +92,14 @@ class Distiller(PenalizedModel):
     @teacher.setter
     def teacher(self, teacher: keras.Model | None) -> None:
         _check_built(teacher)
+        before = self.teacher
         self._plan.set_teacher(teacher)
+        try:
+            if teacher is not None:
+                self._plan.check_memories()
+        except ValueError:
+            self._plan.set_teacher(before)
+            raise
         # A function that was compiled with another teacher must not be used again.
         self.train_function = self.test_function = None
 

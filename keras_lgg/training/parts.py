@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lgg.graphs.pooling import mask_of
+from keras_lgg.graphs.pooling import mask_of, may_equal
 from keras_lgg.training import internals
 
 
@@ -132,7 +132,7 @@ def _kept(value):
 
 def _check_rows(outputs, first_input):
     for x in outputs:
-        if len(x.shape) == 0 or x.shape[0] != first_input.shape[0]:
+        if len(x.shape) == 0 or not may_equal(x.shape[0], first_input.shape[0]):
             raise ValueError(
                 "A model that runs in parts returns what has no row for each sample. Expected "
                 f"outputs (n, ...) for the {first_input.shape[0]} samples of a part. Received: "

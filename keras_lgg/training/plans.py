@@ -133,13 +133,16 @@ class Plan:
                     f"network that has its weights. Received: '{self.network.name}', which has "
                     "not been built. Call it on a batch or build it first."
                 )
-            shapes = internals.symbolic_outputs(self._shapes, inputs[0])
-            self._memories = [
-                memories_of(penalty.loss, keras.tree.map_structure(lambda x: x.shape, each))
-                for penalty, each in zip(self.penalties, shapes, strict=True)
-            ]
+            self._memories = self._memories_for(inputs[0])
         flat = [memory for memories in self._memories for memory in memories or []]
         return [variable for memory in flat for variable in memory.variables]
+
+    def _memories_for(self, inputs):
+        """Of each penalty the memories of its loss, or ``None``."""
+        representations = internals.symbolic_outputs(self._shapes, inputs)
+        shapes = keras.tree.map_structure(lambda x: x.shape, representations)
+        losses = [penalty.loss for penalty in self.penalties]
+        return [memories_of(*both) for both in zip(losses, shapes, strict=True)]
 
     def _shapes(self, inputs):
         """Of each penalty the representations that its loss would remember."""

@@ -71,6 +71,20 @@ class TeacherStudent(Plan):
                 path: position_of(teacher, now) for path, now in self._teacher_paths.items()
             }
 
+    def check_memories(self):
+        """Raise where memories hold what is of other widths than what this teacher gives."""
+        if not any(self._memories):
+            return
+        now = self._memories_for(internals.symbolic_inputs(self.network)[0])
+        for penalty, *both in zip(self.penalties, self._memories, now, strict=True):
+            kept, given = ([memory.shapes for memory in memories or []] for memories in both)
+            if kept != given:
+                raise ValueError(
+                    f"The teacher does not fit the memory of the penalty '{penalty.name}'. "
+                    f"Expected representations of shapes {kept}, teacher first. Received: {given}. "
+                    "Make a new Distiller for this teacher."
+                )
+
     @property
     def without_teacher(self):
         """The plan as it is saved without its teacher."""

@@ -106,6 +106,17 @@ def test_the_value_with_a_teacher(name):
         np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def test_another_teacher_fits_the_memory_or_is_refused():
+    model = distiller(ON_PAIRS["GKD"])
+    first = model.teacher
+    step(model, 0)
+    with pytest.raises(ValueError, match=r"shapes .*\(8,\).* Received: .*\(11,\).*new Distiller"):
+        model.teacher = network(11, 1)
+    assert model.teacher is first
+    model.teacher = keras.models.clone_model(first)
+    step(model, BATCH)
+
+
 def of_pair(loss, theirs, ours, rows):
     given = (theirs[rows], Y[rows]) if loss.needs_labels else theirs[rows]
     return float(ops.sum(loss(given, ours[rows])))
