@@ -119,8 +119,9 @@ def pipelines(arrays, args, seed):
     return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
 
 
-def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",), adam=False):
-    """SGD with momentum, or Adam; one line of progress an epoch."""
+def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
+    """SGD with momentum, or Adam for transformers; one line of progress an epoch."""
+    adam = any(isinstance(x, keras.layers.MultiHeadAttention) for x in model._flatten_layers())
     schedule = warm_cosine(2e-3 if adam else 0.1, args.epochs * len(data.train))
     # The papers' 5e-4 passes through the momentum, which multiplies it by 1 / (1 - 0.9); Keras
     # takes the decay off the weights beside it. In both it follows the learning rate.

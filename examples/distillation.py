@@ -80,8 +80,7 @@ def train(args, arrays, seed, label, *, name, width, teacher=None, weights=None)
     if weights:
         penalties = [penalty(args, kind, weight) for kind, weight in weights.items()]
         model = lgg.Distiller(teacher, student, penalties)
-    options = {"seed": seed, "label": label, "adam": name == "vision_transformer"}
-    common.fit(model, common.cross_entropy(), data, args, **options)
+    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
     return student, data
 
 

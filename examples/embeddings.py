@@ -81,7 +81,7 @@ def train(args, arrays, seed, label, *, variant, alpha):
     data = common.pipelines(arrays, args, seed)
     keras.utils.set_random_seed(seed)
     network = embedder(args, data, variant)
-    options = {"seed": seed, "label": label, "adam": args.network == "vision_transformer"}
+    options = {"seed": seed, "label": label}
     if variant == CROSS_ENTROPY:
         model = keras.Sequential([network, keras.layers.Dense(data.classes)])
         common.fit(model, common.cross_entropy(), data, args, **options)

@@ -126,15 +126,9 @@ def error(model, pipeline):
 
 def conclude(frame):
     """Of each kind of penalty in each space, the weight of the smallest error."""
-    errors = frame[frame["metric"] == OWN].groupby("variant", sort=False)["value"].mean()
-    groups = {(n.split(",")[0], n.split(",")[1]) for n in errors.index if "weight" in n}
-    best = [
-        errors[
-            [n for n in errors.index if n.startswith(",".join(group)) and "weight" in n]
-        ].idxmin()
-        for group in sorted(groups)
-    ]
-    return f"Chosen, by the smallest mean error: {'; '.join(best)}."
+    kinds = sorted(f"{space}, {kind}" for space, kind in VARIANTS if kind != ALONE)
+    best = common.best_of_kinds(frame, OWN, kinds, least=True)
+    return f"Chosen, by the smallest mean error: {best}."
 
 
 def draw(args, frame):

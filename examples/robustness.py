@@ -95,8 +95,7 @@ def train(args, arrays, seed, *, parseval, weight, label):
     if weight:
         loss = lgg.losses.SmoothnessVariation(power=args.power, num_classes=data.classes)
         model = lgg.GeometryModel(network, [lgg.Penalty(loss, taps=args.taps, weight=weight)])
-    options = {"seed": seed, "label": label, "adam": args.network == "vision_transformer"}
-    common.fit(model, common.cross_entropy(), data, args, **options)
+    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
     plain = build(args, data, parseval=False)  # without the constraint, which is ours
     plain.set_weights(network.get_weights())
     return common.deployable(data, plain)

@@ -60,8 +60,7 @@ def train(args, arrays, seed, label, halves_of):
     keras.utils.set_random_seed(seed)
     first, second = halves_of(data)
     model = keras.Sequential([first, second])
-    options = {"seed": seed, "label": label, "adam": label.startswith("ViT")}
-    common.fit(model, common.cross_entropy(), data, args, **options)
+    common.fit(model, common.cross_entropy(), data, args, seed=seed, label=label)
     return first, second
 
 
