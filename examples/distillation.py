@@ -46,6 +46,12 @@ PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0, POOLED: 25.0}
 # By set, teacher and student: the weights that --select prints; recorded in docs/results.md.
 CHOSEN = {
     ("mnist", "wide_resnet", "wide_resnet"): {"logits": 2.0, "RKD-D": 5.0, "GKD": 25.0},
+    ("mnist", "vision_transformer", "small_cnn"): {
+        "logits": 0.1,
+        "RKD-D": 5.0,
+        "GKD": 5.0,
+        POOLED: 5.0,
+    },
 }
 GRID = {
     "logits": (0.1, 0.5, 2.0),
