@@ -13,6 +13,7 @@ from keras_lgg import (
     manifolds,
     plots,
     relative,
+    retrieval,
     robustness,
 )
 from keras_lgg.training.distiller import Distiller
@@ -39,6 +40,7 @@ __all__ = [
     "manifolds",
     "plots",
     "relative",
+    "retrieval",
     "robustness",
     "tapping",
     "teacher_cache",

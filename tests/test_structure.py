@@ -26,6 +26,7 @@ LADDER = [
         "distribute",
         "manifolds",
         "plots",
+        "retrieval",
         "robustness",
         "tuning",
     },

@@ -119,6 +119,7 @@ PUBLIC = {
         "svcca",
     ],
     lgg.tuning: ["PenaltyHyperModel", "PenaltySearch", "search_penalty_weights"],
+    lgg.retrieval: ["evaluate", "neighbours"],
     lgg.robustness: [
         "ArtAttack",
         "CommonCorruption",

@@ -1,0 +1,138 @@
+"""Which keys are relevant to a query: those that share a class, or are paired with it."""
+
+import numpy as np
+
+from keras_lgg.checks import invalid
+from keras_lgg.graphs.arrays import host_array
+from keras_lgg.graphs.labels import are_class_indices, check_known
+
+PAIRS = "indices of keys (n,), one a query, or pairs (m, 2) of a query and a key"
+
+
+class Classes:
+    """Relevant are the keys of the query's class.
+
+    Args:
+        queries: Class numbers ``(n,)``.
+        keys: Class numbers of the keys.
+        among_themselves: Whether the keys are the queries, none of which is relevant to itself.
+    """
+
+    def __init__(self, queries, keys, among_themselves):
+        self._queries, self._keys, self._own = queries, keys, among_themselves
+        self._order = np.argsort(keys, kind="stable")
+        of_class = keys[self._order]
+        self._begins = np.searchsorted(of_class, queries, "left")
+        self._ends = np.searchsorted(of_class, queries, "right")
+
+    def count(self, i):
+        """How many keys are relevant to query i."""
+        return self._ends[i] - self._begins[i] - self._own
+
+    def among(self, i, keys):
+        """Which of some keys, none of them the query itself, are relevant to query i."""
+        return self._keys[keys] == self._queries[i]
+
+    def all(self, i):
+        """The relevant keys of query i."""
+        found = self._order[self._begins[i] : self._ends[i]]
+        return found[found != i] if self._own else found
+
+
+class SharedClasses:
+    """As `Classes`, of rows ``(n, c)`` of which the entries that are not 0 are the classes."""
+
+    def __init__(self, queries, keys, among_themselves):
+        self._queries, self._keys = queries != 0, keys != 0
+        self._own = among_themselves
+
+    def count(self, i):
+        return len(self.all(i))
+
+    def among(self, i, keys):
+        return self._keys[keys][:, self._queries[i]].any(axis=1)
+
+    def all(self, i):
+        found = np.flatnonzero(self._keys[:, self._queries[i]].any(axis=1))
+        return found[found != i] if self._own else found
+
+
+class Paired:
+    """Relevant are the keys that are paired with the query.
+
+    Args:
+        pairs: Rows of a query and a key, ``(m, 2)``.
+        count: How many queries there are.
+    """
+
+    def __init__(self, pairs, count):
+        pairs = np.unique(pairs, axis=0)
+        self._keys = pairs[:, 1]
+        self._bounds = np.searchsorted(pairs[:, 0], np.arange(count + 1))
+
+    def count(self, i):
+        return self._bounds[i + 1] - self._bounds[i]
+
+    def among(self, i, keys):
+        return np.isin(keys, self.all(i))
+
+    def all(self, i):
+        return self._keys[self._bounds[i] : self._bounds[i + 1]]
+
+
+def relevance(search, labels, key_labels, pairs):
+    """What `evaluate` was told of the keys that are relevant, read and checked."""
+    if (labels is None) == (pairs is None):
+        raise ValueError(
+            "What is relevant to a query is told by its labels or by pairs. Expected one of "
+            f"`labels` and `pairs`. Received: {'neither' if labels is None else 'both'}."
+        )
+    if pairs is not None:
+        return Paired(_read_pairs(search, pairs), search.count)
+    if (key_labels is None) != search.among_themselves:
+        raise ValueError(
+            "Each query and each key has a label. Expected `key_labels` with `keys`, and neither "
+            f"without the other. Received: key_labels={'None' if key_labels is None else '...'}, "
+            f"keys={'None' if search.among_themselves else '...'}."
+        )
+    of_queries = _read_labels("labels", labels, search.count)
+    of_keys = of_queries
+    if key_labels is not None:
+        of_keys = _read_labels("key_labels", key_labels, search.key_count)
+    if of_queries.ndim != of_keys.ndim or of_queries.shape[1:] != of_keys.shape[1:]:
+        raise invalid(
+            "key_labels", f"labels as of the queries, {of_queries.shape}", f"shape {of_keys.shape}"
+        )
+    kind = Classes if of_queries.ndim == 1 else SharedClasses
+    return kind(of_queries, of_keys, search.among_themselves)
+
+
+def _read_labels(argument, given, count):
+    labels = host_array(argument, given, "class numbers (n,), or multi-hot labels (n, c)")
+    check_known(labels, argument=argument, any_number=True)
+    if len(labels) != count:
+        raise invalid(argument, f"a label for each of the {count} embeddings", f"{len(labels)}")
+    return labels.reshape(-1) if are_class_indices(labels) else labels
+
+
+def _read_pairs(search, given):
+    pairs = host_array("pairs", given, PAIRS)
+    if (
+        pairs.dtype.kind not in "iu"
+        or pairs.ndim not in (1, 2)
+        or pairs.shape[1:] not in ((), (2,))
+    ):
+        raise invalid("pairs", PAIRS, f"{pairs.dtype} of shape {pairs.shape}")
+    if pairs.ndim == 1:
+        if len(pairs) != search.count:
+            raise invalid("pairs", f"a key for each of the {search.count} queries", f"{len(pairs)}")
+        pairs = np.stack([np.arange(len(pairs)), pairs], axis=1)
+    for column, count, name in ((0, search.count, "queries"), (1, search.key_count, "keys")):
+        of_one = pairs[:, column]
+        if of_one.size and not 0 <= of_one.min() <= of_one.max() < count:
+            raise invalid(
+                "pairs", f"{name} from 0 to {count - 1}", f"{of_one.min()} to {of_one.max()}"
+            )
+    if search.among_themselves and (pairs[:, 0] == pairs[:, 1]).any():
+        raise invalid("pairs", "no query paired with itself, which it cannot find", "such a pair")
+    return pairs
