@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from keras_lgg.graphs.pooling import mask_of, may_equal
+from keras_lgg.losses import replicas
 from keras_lgg.training import internals
 
 
@@ -189,9 +190,14 @@ def _on_jax(part, size):
         return states, (outputs, losses)
 
     run = jax.checkpoint(part, prevent_cse=False)  # which a scan does by itself
-    parts = [ops.reshape(x, (count, size, *x.shape[1:])) for x in of_rows(0, count * size)]
+    # Each device has a share of each part: else all would work on the part that one of them holds.
+    shards = replicas.split_count()
+    shards = shards if rest == 0 and size % shards == 0 else 1
+    parts = [_in_turns(x, shards, count) for x in of_rows(0, count * size)]
+    parts = [ops.reshape(x, (count, size, *x.shape[3:])) for x in parts]
     states, (outputs, losses) = jax.lax.scan(step, part.start, parts)
-    outputs = [ops.reshape(x, (-1, *x.shape[2:])) for x in outputs]
+    outputs = [_in_turns(ops.reshape(x, (-1, *x.shape[2:])), count, shards) for x in outputs]
+    outputs = [ops.reshape(x, (-1, *x.shape[3:])) for x in outputs]
     losses = [ops.sum(x, axis=0) for x in losses]
     if rest:
         last = jax.checkpoint(part)(part.values, states, of_rows(-rest, None))
@@ -199,6 +205,12 @@ def _on_jax(part, size):
         losses = [a + b for a, b in zip(losses, last[1], strict=True)]
         states = last[2]
     return outputs, losses, states
+
+
+def _in_turns(x, first, second):
+    """Rows that lie by ``first`` and then by ``second`` as ``(second, first, rest, ...)``."""
+    x = ops.reshape(x, (first, second, -1, *x.shape[1:]))
+    return ops.swapaxes(x, 0, 1)
 
 
 def _on_torch(part, size):

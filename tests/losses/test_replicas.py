@@ -139,6 +139,15 @@ def reports():
 
 
 @pytest.mark.ci
+@pytest.mark.skipif(BACKEND != "jax", reason="On TensorFlow a replica has its own parts.")
+def test_each_device_works_on_its_share_of_a_part():
+    """No rows are brought together, as they would be for a part that one device holds."""
+    assert json.loads(outputs([start(SCRIPT.with_name("parts_on_devices.py"))])[0][-1]) == [
+        "all-reduce"
+    ]
+
+
+@pytest.mark.ci
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Elsewhere a model's own fit does it.")
 class TestFitOfSeveralWorkers:
     def test_as_one_device(self, reports):

@@ -215,9 +215,11 @@ def test_the_mask_of_the_output_reaches_the_loss():
     def model(micro_batch):
         keras.utils.set_random_seed(0)
         ids = keras.Input((5,), dtype="int32")
-        x = layers.Embedding(7, 6, mask_zero=True, name="words")(ids)
+        x = layers.Embedding(7, 6, "uniform", mask_zero=True)(ids)
+        x = layers.Dense(6, "relu", name="h1", bias_initializer="ones")(x)
+        x = layers.Dense(6, "relu", name="h2", bias_initializer="ones")(x)
         base = keras.Model(ids, layers.Dense(3, name="out")(x))
-        penalty = lgg.Penalty(losses.GraphVariation(), ["words", "out"], weight=1e-5, pool="mean")
+        penalty = lgg.Penalty(losses.GraphVariation(), ["h1", "h2"], weight=0.1, pool="mean")
         return lgg.GeometryModel(base, [penalty], micro_batch=micro_batch)
 
     ids = RNG.integers(0, 7, (44, 5))
