@@ -215,7 +215,7 @@ def test_the_mask_of_the_output_reaches_the_loss():
     def model(micro_batch):
         keras.utils.set_random_seed(0)
         ids = keras.Input((5,), dtype="int32")
-        x = layers.Embedding(7, 6, "uniform", mask_zero=True)(ids)
+        x = layers.Embedding(7, 6, keras.initializers.RandomNormal(stddev=1.0), mask_zero=True)(ids)
         x = layers.Dense(6, "relu", name="h1", bias_initializer="ones")(x)
         x = layers.Dense(6, "relu", name="h2", bias_initializer="ones")(x)
         base = keras.Model(ids, layers.Dense(3, name="out")(x))
