@@ -1,9 +1,10 @@
-"""Callbacks for training under geometry penalties: guard, backup, weights, monitor, pictures."""
+"""Callbacks for training under geometry penalties: guard, backup, weights, monitors, pictures."""
 
 from keras_lgg.callbacks.backup import AtomicBackup
 from keras_lgg.callbacks.checkpoint import PlainCheckpoint
 from keras_lgg.callbacks.guard import GeometryGuard
 from keras_lgg.callbacks.monitor import GeometryMonitor
+from keras_lgg.callbacks.retrieval import RetrievalMonitor
 from keras_lgg.callbacks.schedules import PenaltyWeightSchedule
 from keras_lgg.callbacks.snapshots import GraphSnapshot
 
@@ -14,6 +15,7 @@ __all__ = [
     "GraphSnapshot",
     "PenaltyWeightSchedule",
     "PlainCheckpoint",
+    "RetrievalMonitor",
 ]
 
 

@@ -74,8 +74,7 @@ def evaluate(
         queries, keys = (x if x is None else _embedded(model, x) for x in (queries, keys))
     search = Search(queries, keys, metric)
     relevant = relevance(search, labels, key_labels, pairs)
-    names = [*(f"recall@{cutoff}" for cutoff in cutoffs), "precision@1", "r_precision"]
-    names += ["map@r", "mrr"]
+    names = measure_names(k)
     found = np.full((search.count, len(names)), np.nan)
 
     def keep(i, similarities):
@@ -91,6 +90,12 @@ def evaluate(
             f"Received: {search.count} queries without any. Look at the labels."
         )
     return dict(zip(names, counted.mean(axis=0).tolist(), strict=True))
+
+
+def measure_names(k):
+    """The names of what `evaluate` returns, in its order, or raise where a cut-off is invalid."""
+    recalls = [f"recall@{cutoff}" for cutoff in _checked_cutoffs(k)]
+    return [*recalls, "precision@1", "r_precision", "map@r", "mrr"]
 
 
 def _of_query(i, similarities, relevant, count, cutoffs, candidates):

@@ -10,6 +10,7 @@ PUBLIC = {
         "GraphSnapshot",
         "PenaltyWeightSchedule",
         "PlainCheckpoint",
+        "RetrievalMonitor",
     ],
     lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "tapping", "teacher_cache"],
     lgg.constraints: ["Parseval"],
