@@ -14,7 +14,7 @@ CASES = golden.cases()
 def test_cases_are_all_there():
     forms = [f"lap{i}, {form}" for i in (0, 1, 3) for form in ("linear", "dense")]
     assert [*CASES] == ["gkd0", "gkd3", "gkd6", *forms, "rkd0"]
-    assert all(len(case.gradients) == len(case.inputs) > 2 for case in CASES.values())
+    assert all(len(case.gradients) == len(case.inputs) > 1 for case in CASES.values())
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
