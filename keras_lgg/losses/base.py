@@ -137,8 +137,10 @@ class GeometryLoss(keras.losses.Loss):
         """What one of several replicas adds to the value: their sum is the loss of the batch."""
         unreduced = _copied(self)
         unreduced.reduction = None
-        n = replicas.known_samples(keras.tree.flatten(y_pred)[0].shape[0])
-        by_sums = self.global_graph and self._sums_suffice(y_true, y_pred, n)
+        by_sums = False
+        if self.global_graph:
+            n = replicas.known_samples(keras.tree.flatten(y_pred)[0].shape[0])
+            by_sums = self._sums_suffice(y_true, y_pred, n)
         if by_sums:
             unreduced.call = functools.partial(self._call_by_sums, total=replicas.total)
         elif self.global_graph:

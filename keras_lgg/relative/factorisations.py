@@ -23,6 +23,7 @@ def column_means(x):
 
 
 def inverse_deviations(anchors, centred):
+    """1 over the standard deviation of each axis, 1 where the anchors agree, to rounding."""
     variance = column_means(ops.square(centred))
     rounding = 10 * machine_epsilon(anchors) * ops.maximum(1.0, ops.max(ops.abs(anchors), axis=0))
     agree = variance < ops.square(rounding)

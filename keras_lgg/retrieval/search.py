@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_lgg.checks import check_choice, check_positive_integer, invalid
 from keras_lgg.graphs.arrays import check_not_empty, host_array
+from keras_lgg.relative.comparison import unit_rows
 from keras_lgg.types import ArrayLike
 
 METRICS = ("cosine", "euclidean", "inner")
@@ -79,7 +80,7 @@ class Search:
             raise invalid("keys", f"the width of the queries, {queries.shape[1]}", keys.shape[1])
         self._metric, self._squares = metric, None
         if metric == "cosine":
-            queries, keys = _unit(queries), _unit(keys)
+            queries, keys = unit_rows(queries), unit_rows(keys)
         elif metric == "euclidean":  # far from 0, squares would lose what sets points apart
             centre = keys.mean(axis=0)
             queries, keys = queries - centre, keys - centre
@@ -166,14 +167,6 @@ def _rows(argument, given):
             "or an infinity."
         )
     return rows
-
-
-def _unit(rows):
-    """Rows of length 1, and of length 0 where they are zero."""
-    scale = np.abs(rows).max(axis=1, keepdims=True)
-    rows = rows / np.where(scale == 0, 1, scale)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms == 0, 1, norms)
 
 
 def _cores():
