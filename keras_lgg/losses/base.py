@@ -97,6 +97,18 @@ class GeometryLoss(keras.losses.Loss):
         loss = self if parts == 1 else self._on_parts(parts)
         return loss._keras_call(y_true, y_pred, sample_weight)
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        """The weight of a penalty that is given none, on graphs of n samples.
+
+        1, unless a loss of its own says another; what those of the package say was measured, see
+        :doc:`/which_loss`.
+
+        Args:
+            n: How many samples a graph has, all memories of a `CrossBatch` among them.
+        """
+        del n
+        return 1.0
+
     def check_labels(self, labels: np.ndarray) -> None:
         """Raise where labels are not what the loss reads, before a training compiles them away.
 
@@ -106,6 +118,10 @@ class GeometryLoss(keras.losses.Loss):
         if "ignore_class" in self._options:
             names = ("num_classes", "ignore_class", "continuous")
             check_known(labels, **{n: v for n, v in self._options.items() if n in names})
+
+    def _for_a_sum(self, weight, n):
+        """What ``weight`` of the sum over the samples is for the reduction that there is."""
+        return weight if self.reduction in ("sum", None, "none") else weight * as_float(n)
 
     def _given(self, y_true, y_pred):
         """What was given, through the gate: representations as tensors, labels as they are."""
@@ -189,6 +205,11 @@ class GeometryLoss(keras.losses.Loss):
         if self.is_scalar:
             del config["reduction"]
         return config
+
+
+def as_float(n):
+    """A number of samples, of which a power may be beyond the integers of a tensor."""
+    return float(n) if isinstance(n, int) else ops.cast(n, "float32")
 
 
 def _representations(argument, given, several):

@@ -191,7 +191,7 @@ class PenalizedModel(ChecksLabels, keras.Model):
             self.penalties, self._penalty_metrics, found, strict=True
         ):
             metric.update_state(value * replicas.local_count(), sample_weight=batch)
-            total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
+            total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)
         return total
 
     def _recorded_views(self, x, y_pred, training):

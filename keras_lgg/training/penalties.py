@@ -13,7 +13,8 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.graphs.pooling import check_pool
-from keras_lgg.losses.base import mean
+from keras_lgg.losses import replicas
+from keras_lgg.losses.base import GeometryLoss, mean
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
@@ -39,8 +40,10 @@ class Penalty:
             order in which they return (see `keras_lgg.layer_paths`); a layer itself is a tap, and
             the name of an output. ``None`` is the output of the model. A loss on single layers is
             averaged over its taps.
-        weight: Factor of the penalty in the total loss, at least 0. Or ``"balanced"``: the factor
-            follows the training, so that with respect to the last tap the norm of the weighted
+        weight: Factor of the penalty in the total loss, at least 0. ``None`` is the default of the
+            loss for a batch of that size, ``loss.default_weight(n)``, with which training goes
+            well in most networks: see :doc:`/which_loss`. Or ``"balanced"``: the factor follows
+            the training, so that with respect to the last tap the norm of the weighted
             penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
             through the network: that of the task's loss, and of penalties deeper in it. Both are
             running means (squared, over some 50 steps), read off in the backward pass that there
@@ -61,8 +64,8 @@ class Penalty:
 
     Attributes:
         weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
-            the next step, with no new ``compile``. Where it is balanced, a tensor: the factor of
-            the step to come.
+            the next step, with no new ``compile``. NaN stands for the default of the loss. Where
+            it is balanced, a tensor: the factor of the step to come.
 
     Raises:
         ValueError: If an argument is not of these forms.
@@ -78,7 +81,7 @@ class Penalty:
         self,
         loss: keras.losses.Loss | keras.distillation.DistillationLoss,
         taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
-        weight: float | str = 1.0,
+        weight: float | str | None = None,
         name: str | None = None,
         *,
         pool: str | None = None,
@@ -90,7 +93,7 @@ class Penalty:
         self.taps = taps if taps is None or _is_tap(taps) else list(taps)
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
-            self._weight = PenaltyWeight(check_weight(weight), "penalty_weight")
+            self._weight = PenaltyWeight(checked_weight(weight), "penalty_weight")
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
         check_pool(pool)
@@ -215,25 +218,45 @@ def balance_of(weight, fraction):
     return None
 
 
-def weighted_value(penalty, value, training):
-    """The term of the total loss for the value of a penalty, or of a layer of one."""
+def weighted_value(penalty, value, batch, training):
+    """The term of the total loss for the value of a penalty, or of a layer of one.
+
+    Args:
+        penalty: A `Penalty`, or a layer of one.
+        value: Scalar tensor.
+        batch: How many samples this replica holds.
+        training: Whether a balanced weight follows this step.
+    """
     if penalty.balance is not None and training:
         return penalty.balance.weighted(value)
-    return ops.cast(penalty.weight, value.dtype) * value
+    return ops.cast(weight_in_use(penalty, batch), value.dtype) * value
+
+
+def weight_in_use(penalty, batch):
+    """The factor of a penalty, or of a layer of one, for batches of this size."""
+    loss, weight = penalty.loss, penalty.weight
+    if not isinstance(weight, PenaltyWeight) or not weight.may_be_default:
+        return weight
+    n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
+    default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
+    return ops.where(ops.isnan(weight), default, weight)
 
 
 def weight_config(penalty):
     """The arguments that give a penalty, or a layer of one, its weight."""
-    if penalty.balance is None:
-        return {"weight": float(penalty.weight)}
-    return {"weight": "balanced", "fraction": penalty.balance.fraction}
+    if penalty.balance is not None:
+        return {"weight": "balanced", "fraction": penalty.balance.fraction}
+    weight = float(penalty.weight)
+    return {"weight": None if math.isnan(weight) else weight}
 
 
-def check_weight(weight):
-    """Return the weight of a penalty as a float, or raise."""
+def checked_weight(weight):
+    """Return the weight of a penalty as a float, NaN for the default, or raise."""
+    if weight is None:
+        return math.nan
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight < math.inf:
-        expected = 'a finite number of at least 0, or "balanced"'
+        expected = 'a finite number of at least 0, "balanced", or None'
         raise checks.invalid("weight", expected, repr(weight))
     return float(weight)
 

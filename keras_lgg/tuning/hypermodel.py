@@ -2,11 +2,11 @@
 
 import collections
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from keras_lgg.checks import invalid, require
 from keras_lgg.training.models import PenalizedModel
@@ -120,9 +120,9 @@ class PenaltyHyperModel(kt.HyperModel):
         return [space.penalty(hp) for space in self._spaces]
 
     def weights(self, hp: kt.HyperParameters) -> dict[str, float]:
-        """The weight of each penalty by its name, as `hp` chooses it; but for balanced ones."""
+        """The weight of each penalty by its name, as `hp` chooses it, where it is a number."""
         chosen = {space.template.name: space.choose(hp)[0] for space in self._spaces}
-        return {name: weight for name, weight in chosen.items() if weight != "balanced"}
+        return {name: weight for name, weight in chosen.items() if isinstance(weight, float)}
 
     def others(self, hp: kt.HyperParameters) -> dict[str, Any]:
         """All that `hp` chooses but the weights, by hyperparameter; of taps, their name."""
@@ -158,7 +158,7 @@ def _check_model(model, penalties):
     acting = list(_acting(model))
     for penalty in penalties:
         weights = [weight for loss, weight in acting if loss is penalty.loss]
-        if not any(math.isclose(w, penalty.weight, rel_tol=1e-5) for w in weights):
+        if not np.isclose(weights, float(penalty.weight), rtol=1e-5, atol=0, equal_nan=True).any():
             found = f"it with the weights {weights}" if weights else "a model without its loss"
             raise kt.errors.FatalValueError(
                 f"The penalty '{penalty.name}' does not act with its weight. Expected each of "
