@@ -31,7 +31,8 @@ class GeometryLoss(keras.losses.Loss):
     * ``needs_labels``: ``y_true`` is the class labels. With both, it is a pair
       ``(teacher, labels)``;
     * ``across_layers``: ``y_pred`` is the list of all tapped representations, in place of one;
-    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce.
+    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce;
+    * ``grows``: it can be made small by a larger scale of the representation alone.
 
     Args:
         reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
@@ -57,6 +58,7 @@ class GeometryLoss(keras.losses.Loss):
     needs_labels = False
     across_layers = False
     is_scalar = False
+    grows = False
 
     def __init__(
         self,

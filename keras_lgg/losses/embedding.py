@@ -105,6 +105,7 @@ class GraphSmoothness(GeometryLoss):
     """
 
     needs_labels = True
+    grows = True
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from keras import ops
 from keras_lgg.losses import replicas
 from keras_lgg.training import internals
 from keras_lgg.training.finiteness import NotFinite
+from keras_lgg.training.first_steps import WatchesFirstSteps
 from keras_lgg.training.label_checks import ChecksLabels
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import Plan
@@ -19,7 +20,7 @@ from keras_lgg.training.teacher_cache import split_cached
 from keras_lgg.types import Tensor
 
 
-class PenalizedModel(ChecksLabels, keras.Model):
+class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
     """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of its loss.
 
     The total loss is the compiled loss, plus the `losses` of the layers inside, plus the sum of
@@ -185,8 +186,10 @@ class PenalizedModel(ChecksLabels, keras.Model):
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         views = self._recorded_views(split_cached(x)[0], y_pred, training)
         found = self._plan.values(x, self._class_numbers(y), views, training)
-        if self.not_finite.watching and training:
-            self.not_finite.update_state(*zip(*found, strict=True))
+        if training:
+            self.not_finite.update_state(total, [value for value, _ in found])
+            if self.not_finite.watching:
+                self.not_finite.look(*zip(*found, strict=True))
         for penalty, metric, (value, _) in zip(
             self.penalties, self._penalty_metrics, found, strict=True
         ):

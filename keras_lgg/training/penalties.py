@@ -239,6 +239,7 @@ def weight_in_use(penalty, batch):
         return weight
     n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
     default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
+    weight = ops.convert_to_tensor(weight)
     return ops.where(ops.isnan(weight), default, weight)
 
 

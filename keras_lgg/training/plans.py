@@ -11,7 +11,7 @@ from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training import internals
 from keras_lgg.training.calls import first_input
 from keras_lgg.training.parts import in_parts
-from keras_lgg.training.paths import position_of
+from keras_lgg.training.paths import place_of, position_of
 from keras_lgg.training.penalties import (
     base_penalty,
     check_penalties,
@@ -181,6 +181,10 @@ class Plan:
         """The last layer of the trained network that a penalty looks at; ``None``, the output."""
         raise NotImplementedError
 
+    def tapped_layers(self, penalty):
+        """The layers of the trained network that a penalty looks at, as far as they are known."""
+        raise NotImplementedError
+
     @staticmethod
     def places(penalty):
         """Names of all that a penalty looks at."""
@@ -212,6 +216,11 @@ class OneNetwork(Plan):
     @staticmethod
     def places(penalty):
         return ["the output"] if penalty.taps is None else layer_taps(penalty)
+
+    def tapped_layers(self, penalty):
+        if penalty.taps is None:
+            return internals.output_layers(self.network)
+        return [place_of(self.network, path).layer for path in layer_taps(penalty)]
 
     def positions(self):
         """Where the tapped layers stand, for a file."""

@@ -113,7 +113,9 @@ class PenaltyHyperModel(kt.HyperModel):
         """As `keras.Model.fit`, with the batches in the order that the seed gives."""
         self._set_seed(hp)
         self._times_trained[_key(hp)] += 1
-        return super().fit(hp, model, *args, **kwargs)
+        # A weight that ruins the network is a trial of a bad score, and no reason to stop.
+        callbacks = [*kwargs.pop("callbacks", []), keras.callbacks.TerminateOnNaN()]
+        return super().fit(hp, model, *args, callbacks=callbacks, **kwargs)
 
     def penalties(self, hp: kt.HyperParameters) -> list[Penalty]:
         """Fresh copies of the penalties, as `hp` chooses them."""
