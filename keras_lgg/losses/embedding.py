@@ -123,7 +123,7 @@ class GraphSmoothness(GeometryLoss):
         self._keep(alpha=alpha, k=k, ignore_class=ignore_class, block_size=block_size)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(1.0 / as_float(n) ** 2, n)
+        return self._for_a_sum(30.0 / as_float(n) ** 2, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return graph_smoothness(y_true, y_pred, **self._options)
@@ -276,7 +276,7 @@ class TargetGraph(GeometryLoss):
             check_known(labels, num_classes=count, ignore_class=self._options["ignore_class"])
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(1.0 / as_float(n) ** 2, n)
+        return self._for_a_sum(30.0 / as_float(n) ** 2, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return target_graph(y_true, y_pred, **self._options)

@@ -259,6 +259,10 @@ class GraphVariation(GeometryLoss):
     def __call__(self, representations: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return super().__call__(representations, representations)
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        del n  # degrees are normalised
+        return 10.0
+
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         del y_true
         return graph_variation(y_pred, **self._options)

@@ -18,11 +18,11 @@ ON_ONE = {
     "p = 2": (losses.SmoothnessVariation(power=2, num_classes=3), lambda n: 10 / n**3),
     "k-NN": (losses.SmoothnessVariation(power=2, k=4), lambda n: 10 / (16 * n)),
     "relative": (losses.SmoothnessVariation(relative=True, num_classes=3), lambda n: 10),
-    "graph variation": (losses.GraphVariation(), lambda n: 1),
-    "graph smoothness": (losses.GraphSmoothness(), lambda n: 1 / n**2),
-    "mean": (losses.GraphSmoothness(reduction="sum_over_batch_size"), lambda n: 1 / n),
-    "target graph": (losses.TargetGraph(num_classes=3), lambda n: 1 / n**2),
-    "memory": (losses.CrossBatch(losses.GraphSmoothness(), 8), lambda n: 1 / (n + 8) ** 2),
+    "graph variation": (losses.GraphVariation(), lambda n: 10),
+    "graph smoothness": (losses.GraphSmoothness(), lambda n: 30 / n**2),
+    "mean": (losses.GraphSmoothness(reduction="sum_over_batch_size"), lambda n: 30 / n),
+    "target graph": (losses.TargetGraph(num_classes=3), lambda n: 30 / n**2),
+    "memory": (losses.CrossBatch(losses.GraphSmoothness(), 8), lambda n: 30 / (n + 8) ** 2),
     "Keras's own": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), lambda n: 1),
 }
 WITH_TEACHER = {
@@ -103,7 +103,7 @@ def test_the_total_has_the_default(name, n):
 
 
 def test_trains_as_with_the_number():
-    losses_of = [modelled(losses.GraphSmoothness(), w) for w in (None, 1 / 16**2)]
+    losses_of = [modelled(losses.GraphSmoothness(), w) for w in (None, 30 / 16**2)]
     trained = []
     for model in losses_of:
         model.fit(X, Y, batch_size=16, epochs=2, shuffle=False, verbose=0)
@@ -162,7 +162,7 @@ def test_a_step_of_ones_own():
             base(X[:n], training=True)
         found = float(geometry.loss(Y[:n]))
         value = float(geometry.values["graph_smoothness"])
-        np.testing.assert_allclose(found, value / n**2, rtol=1e-5)
+        np.testing.assert_allclose(found, 30 * value / n**2, rtol=1e-5)
 
 
 def test_parts_of_a_batch_have_the_weight_of_the_whole():
@@ -172,7 +172,7 @@ def test_parts_of_a_batch_have_the_weight_of_the_whole():
     )
     model.compile("sgd", jit_compile=False)
     found = logs(model, 48, fit=True)
-    np.testing.assert_allclose(found["loss"], found["penalty"] / 48**2, rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], 30 * found["penalty"] / 48**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in ON_ONE if name not in ("k-NN", "memory")])
