@@ -1,7 +1,9 @@
 """What all losses share: where they act, precision, reduction, batches on several replicas."""
 
 import functools
+import inspect
 import numbers
+import reprlib
 from typing import Any
 
 import keras
@@ -196,6 +198,15 @@ class GeometryLoss(keras.losses.Loss):
 
         split.call = call
         return split
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        given = [
+            f"{name}={reprlib.repr(value)}"
+            for name, value in self._options.items()
+            if value != getattr(parameters.get(name), "default", None)
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def get_config(self) -> dict[str, Any]:
         config = {

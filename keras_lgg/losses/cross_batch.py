@@ -140,6 +140,9 @@ class CrossBatch(GeometryLoss):
             )
         return labels
 
+    def __repr__(self) -> str:
+        return f"CrossBatch({self.loss!r}, size={self.size})"
+
     def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),

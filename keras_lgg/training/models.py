@@ -98,7 +98,14 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         return self._core.get_layer(name, index)
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
-        self._core.summary(*args, **kwargs)
+        """As `keras.Model.summary`, of the plain network; then the penalties and what they tap."""
+        given = internals.bound(keras.Model.summary, self, args, kwargs)
+        self._core.summary(**given)
+        given.get("print_fn", print)("\n".join(self._plan.lines()))
+
+    def __repr__(self) -> str:
+        penalties = ", ".join(map(repr, self.penalties))
+        return f"<{type(self).__name__} '{self.name}' of '{self._core.name}': {penalties}>"
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.export`, of the plain network."""

@@ -73,6 +73,8 @@ class Penalty:
     Example:
         >>> import keras_lgg as lgg
         >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["conv1", "conv2"], weight=0.1)
+        >>> penalty
+        Penalty(GraphVariation(), taps=['conv1', 'conv2'], weight=0.1)
         >>> penalty.name, round(float(penalty.weight), 3)
         ('graph_variation', 0.1)
     """
@@ -111,6 +113,12 @@ class Penalty:
     def variables(self) -> list[keras.Variable]:
         """What a model tracks: the weight, or what a balanced one is computed from."""
         return [self._weight] if self.balance is None else self.balance.variables
+
+    def __repr__(self) -> str:
+        others = [(n, getattr(self, n)) for n in ("pool", "mask", "labels")]
+        given = [("taps", self.taps), *weight_config(self).items(), *others]
+        options = [f"{name}={_shown(value)}" for name, value in given if value is not None]
+        return f"Penalty({', '.join([described(self.loss), *options])})"
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -216,6 +224,24 @@ def balance_of(weight, fraction):
     if fraction is not None:
         raise checks.invalid("fraction", 'None, unless weight="balanced"', repr(fraction))
     return None
+
+
+def _shown(value):
+    # A variable is of float32, whose further digits nobody has written.
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def described(loss):
+    """A loss in the words that make it; one of Keras by its class."""
+    return repr(loss) if isinstance(loss, GeometryLoss) else f"{type(loss).__name__}(...)"
+
+
+def weight_words(penalty):
+    """The weight of a penalty in words."""
+    weight = weight_config(penalty)["weight"]
+    if weight is None:
+        return "the default weight of the loss"
+    return "a balanced weight" if weight == "balanced" else f"weight {_shown(weight)}"
 
 
 def weighted_value(penalty, value, batch, training):

@@ -15,11 +15,13 @@ from keras_lgg.training.paths import place_of, position_of
 from keras_lgg.training.penalties import (
     base_penalty,
     check_penalties,
+    described,
     is_keras_distillation,
     layer_taps,
     loss_needs_labels,
     loss_on_layers,
     memories_of,
+    weight_words,
 )
 from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.training.taps import Tapped, seen_output
@@ -180,6 +182,22 @@ class Plan:
     def last_tap(penalty):
         """The last layer of the trained network that a penalty looks at; ``None``, the output."""
         raise NotImplementedError
+
+    def lines(self):
+        """What a summary says: of each penalty its loss, its weight, and its taps with shapes."""
+        shapes = self._tapped_shapes()
+        for i, penalty in enumerate(self.penalties):
+            yield f"Penalty '{penalty.name}': {described(penalty.loss)}, {weight_words(penalty)}"
+            for j, place in enumerate(self.places(penalty)):
+                yield f"    {place}" + (f"  {shapes[i][j]}" if shapes else "")
+
+    def _tapped_shapes(self):
+        """Of each penalty the shapes of its `places`; ``None`` where they are not known yet."""
+        inputs = internals.symbolic_inputs(self.network) if self.network.built else None
+        if inputs is None or getattr(self, "teacher", self) is None:
+            return None
+        representations = internals.symbolic_outputs(self._shapes, inputs[0])
+        return [[tuple(x.shape) for x in keras.tree.flatten(each)] for each in representations]
 
     def tapped_layers(self, penalty):
         """The layers of the trained network that a penalty looks at, as far as they are known."""
