@@ -21,6 +21,7 @@ LADDER = [
     {"layers"},
     {
         "callbacks",
+        "comparison",
         "constraints",
         "datasets",
         "distribute",
@@ -32,7 +33,15 @@ LADDER = [
     },
 ]
 RUNG = {subject: rung for rung, subjects in enumerate(LADDER) for subject in subjects}
-BESIDE = {("manifolds", "plots"), ("callbacks", "plots"), ("callbacks", "retrieval")}
+BESIDE = {
+    ("callbacks", "plots"),
+    ("callbacks", "retrieval"),
+    ("comparison", "plots"),
+    ("comparison", "retrieval"),
+    ("comparison", "robustness"),
+    ("manifolds", "plots"),
+    ("tuning", "comparison"),
+}
 FILES = {path.relative_to(ROOT): path for path in sorted(PACKAGE.rglob("*.py"))}
 LONGEST = 500  # lines; a file that is longer is two subjects, or says too much
 

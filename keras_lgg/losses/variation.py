@@ -140,9 +140,9 @@ class SmoothnessVariation(GeometryLoss):
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
         if self.relative:
-            return 10.0
+            return 3.0
         degree = as_float(n) if self.k is None else float(self.k)  # as large as it can be
-        return 10.0 / (as_float(n) * degree**self.power)
+        return 5.0 / (as_float(n) * degree**self.power)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return smoothness_variation(y_pred, y_true, **self._options)

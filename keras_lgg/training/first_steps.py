@@ -102,6 +102,8 @@ class FirstSteps:
             if self._guards:
                 raise FloatingPointError(model.not_finite.message(value_of))
             return
+        if not model.penalties:
+            return
         if self._n is None:
             steps = model.steps_per_execution
             self._n = round(float(value_of(model._penalty_metrics[0].count)) / steps)

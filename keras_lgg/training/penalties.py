@@ -137,6 +137,15 @@ class Penalty:
         return cls(**{**config, "loss": loss})
 
 
+def fresh(penalty, **changes):
+    """A penalty like another one, with a weight of its own, and these arguments in place."""
+    given = {name: getattr(penalty, name) for name in ("taps", "name", "pool", "mask", "labels")}
+    given |= {"loss": penalty.loss, **weight_config(penalty), **changes}
+    if given["weight"] != "balanced":
+        given.pop("fraction", None)
+    return Penalty(**given)
+
+
 def loss_on_layers(loss, representations, labels=None, memories=None):
     """Value of a loss on the tapped representations of one network, averaged over the taps.
 

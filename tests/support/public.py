@@ -12,7 +12,16 @@ PUBLIC = {
         "PlainCheckpoint",
         "RetrievalMonitor",
     ],
-    lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "tapping", "teacher_cache"],
+    lgg: [
+        "Distiller",
+        "GeometryModel",
+        "Penalty",
+        "compare",
+        "layer_paths",
+        "tapping",
+        "teacher_cache",
+    ],
+    lgg.comparison: ["Comparison", "Measure", "compare"],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
         "Arrays",
@@ -82,6 +91,7 @@ PUBLIC = {
         "unfold",
     ],
     lgg.plots: [
+        "effects",
         "layer_graph",
         "layer_graphs",
         "representations",

@@ -14,10 +14,10 @@ X = RNG.normal(size=(48, 6)).astype("float32")
 Y = RNG.integers(0, 3, 48)
 # Of each loss on one network the weight that its documentation states, at n samples.
 ON_ONE = {
-    "p = 1": (losses.SmoothnessVariation(num_classes=3), lambda n: 10 / n**2),
-    "p = 2": (losses.SmoothnessVariation(power=2, num_classes=3), lambda n: 10 / n**3),
-    "k-NN": (losses.SmoothnessVariation(power=2, k=4), lambda n: 10 / (16 * n)),
-    "relative": (losses.SmoothnessVariation(relative=True, num_classes=3), lambda n: 10),
+    "p = 1": (losses.SmoothnessVariation(num_classes=3), lambda n: 5 / n**2),
+    "p = 2": (losses.SmoothnessVariation(power=2, num_classes=3), lambda n: 5 / n**3),
+    "k-NN": (losses.SmoothnessVariation(power=2, k=4), lambda n: 5 / (16 * n)),
+    "relative": (losses.SmoothnessVariation(relative=True, num_classes=3), lambda n: 3),
     "graph variation": (losses.GraphVariation(), lambda n: 10),
     "graph smoothness": (losses.GraphSmoothness(), lambda n: 30 / n**2),
     "mean": (losses.GraphSmoothness(reduction="sum_over_batch_size"), lambda n: 30 / n),
@@ -26,8 +26,8 @@ ON_ONE = {
     "Keras's own": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), lambda n: 1),
 }
 WITH_TEACHER = {
-    "GKD": (losses.GraphDistillation(), lambda n: 5),
-    "GKD, mean": (losses.GraphDistillation(reduction="sum_over_batch_size"), lambda n: 5 * n),
+    "GKD": (losses.GraphDistillation(), lambda n: 2),
+    "GKD, mean": (losses.GraphDistillation(reduction="sum_over_batch_size"), lambda n: 2 * n),
     "RKD-D": (losses.RelationalDistance(), lambda n: 5),
     "RKD-D, sum": (losses.RelationalDistance(reduction="sum"), lambda n: 5 / n),
     "RKD-A": (losses.RelationalAngle(), lambda n: 10),
@@ -147,7 +147,7 @@ def test_a_layer():
     model.compile("sgd", jit_compile=False)
     taken = keras.Model(x, [h1, h2])
     for n in (12, 48):
-        expected = 10 / n**2 * float(loss(Y[:n], taken(X[:n])))
+        expected = 5 / n**2 * float(loss(Y[:n], taken(X[:n])))
         found = model.evaluate([X[:n], Y[:n]], batch_size=n, verbose=0, return_dict=True)["loss"]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))

@@ -61,7 +61,7 @@ class TestWeights:
         (remark,) = remarks(model_with(variation(1e6), jit_compile=jit), epochs=2)
         assert "'smoothness_variation' drowns the loss of the task" in remark
         assert "with the weight 1e+06" in remark
-        assert f"default of this loss, {10 / 16**3:.2g} at n = 16" in remark
+        assert f"default of this loss, {5 / 16**3:.2g} at n = 16" in remark
 
     def test_one_that_does_nothing(self):
         (remark,) = remarks(model_with(variation(1e-12)))
