@@ -12,7 +12,7 @@ from keras_lgg.graphs.labels import are_class_indices, classes_on_host
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pooling import check_pool, pooled
 from keras_lgg.training.distiller import Distiller
-from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.models import PenalizedModel, network_of
 from keras_lgg.training.penalties import layer_taps, teacher_student_taps
 from keras_lgg.training.taps import Tapped, seen_output
 
@@ -127,11 +127,6 @@ class LayerWatcher(keras.callbacks.Callback):
         """What the tapped layers make of the batch, an array ``(n, d)`` for each."""
         layers = [tap.layer for tap in self._taps]
         return self.probe.representations(self._network, layers, self.pool)
-
-
-def network_of(model: keras.Model) -> keras.Model:
-    """The network whose layers a model taps: a base, a student, or the model itself."""
-    return model._core if isinstance(model, PenalizedModel) else model
 
 
 def teacher_of(model: keras.Model) -> keras.Model | None:

@@ -1,6 +1,6 @@
 """The runs of a comparison: every variant with every seed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,9 +9,8 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.comparison.measures import measure
 from keras_lgg.comparison.result import Comparison
-from keras_lgg.training.distiller import Distiller
-from keras_lgg.training.geometry_model import GeometryModel
-from keras_lgg.training.penalties import Penalty, check_penalties, fresh
+from keras_lgg.training.models import network_of
+from keras_lgg.training.penalties import Penalty, check_penalties, fresh, named_taps
 
 PLAIN = "plain"
 
@@ -88,7 +87,7 @@ def compare(
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise checks.invalid("seeds", "at least one", repr(seeds))
-    taps = _taps(variants.values())
+    taps = named_taps(p for each in variants.values() if not callable(each) for p in each)
     found = [measure(each, taps) for each in measures]
     if not found or len({m.name for m in found}) < len(found):
         raise checks.invalid("measures", "at least one, of different names", repr(measures))
@@ -128,17 +127,6 @@ def _variants(penalties, weights):
     return variants
 
 
-def _taps(variants: Iterable[Any]) -> list[str]:
-    """The layers that penalties tap in the network that is trained, where they are named."""
-    found: list[str] = []
-    for penalty in (p for variant in variants if not callable(variant) for p in variant):
-        taps = penalty.taps if isinstance(penalty.taps, list) else [penalty.taps]
-        for tap in taps:
-            tap = tap[1] if isinstance(tap, list | tuple) else tap
-            found += [tap] if isinstance(tap, str) else []
-    return found
-
-
 def _trained(build, variant, data, seed, bar, fit_options):
     """The plain network of one run."""
     keras.utils.set_random_seed(seed)
@@ -153,14 +141,7 @@ def _trained(build, variant, data, seed, bar, fit_options):
         callbacks = [*callbacks, bar]
     keras.utils.set_random_seed(seed)
     model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
-    return plain(model)
-
-
-def plain(model: keras.Model) -> keras.Model:
-    """The network that is left when the penalties of a model are taken off."""
-    if isinstance(model, Distiller):
-        return model.student
-    return model.base if isinstance(model, GeometryModel) else model
+    return network_of(model)
 
 
 class _Bar(keras.callbacks.Callback):

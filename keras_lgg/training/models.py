@@ -237,6 +237,11 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         return cls._restored(**restored)
 
 
+def network_of(model: keras.Model) -> keras.Model:
+    """The network whose layers a model taps: a base, a student, or the model itself."""
+    return model._core if isinstance(model, PenalizedModel) else model
+
+
 # Maps each model that runs inside `recording_taps` to what its taps saw.
 _record: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar(
     "keras_lgg_record", default=None

@@ -137,6 +137,16 @@ class Penalty:
         return cls(**{**config, "loss": loss})
 
 
+def named_taps(penalties):
+    """The layers that penalties tap in the network that is trained, where they are named."""
+    found = []
+    for penalty in penalties:
+        for tap in layer_taps(penalty):
+            tap = tap[1] if isinstance(tap, list | tuple) else tap
+            found += [tap] if isinstance(tap, str) else []
+    return found
+
+
 def fresh(penalty, **changes):
     """A penalty like another one, with a weight of its own, and these arguments in place."""
     given = {name: getattr(penalty, name) for name in ("taps", "name", "pool", "mask", "labels")}

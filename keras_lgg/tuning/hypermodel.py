@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_lgg.checks import invalid, require
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.penalties import Penalty, check_penalties
+from keras_lgg.training.penalties import Penalty, check_penalties, named_taps
 from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.tuning.space import penalty_spaces
 
@@ -116,6 +116,11 @@ class PenaltyHyperModel(kt.HyperModel):
         # A weight that ruins the network is a trial of a bad score, and no reason to stop.
         callbacks = [*kwargs.pop("callbacks", []), keras.callbacks.TerminateOnNaN()]
         return super().fit(hp, model, *args, callbacks=callbacks, **kwargs)
+
+    @property
+    def taps(self) -> list[str]:
+        """The layers that the templates tap in the network that is trained."""
+        return named_taps(space.template for space in self._spaces)
 
     def penalties(self, hp: kt.HyperParameters) -> list[Penalty]:
         """Fresh copies of the penalties, as `hp` chooses them."""
