@@ -73,13 +73,14 @@ def questions(args, seed):
     """The principal axes of TF-IDF."""
     source = types.SimpleNamespace(data="trec", data_dir=args.text_dir, width=128)
     texts, train, test = text_data.with_classes(source)
-    own = np.array(texts.train["en"], object)
+    language = text_data.languages("trec")[0]
+    own = np.array(texts.train[language], object)
     encode = text_encoders.tfidf(list(own), source, seed)
     kept, out = text_data.held_out(train.coarse, seed)
     splits = {
         "train": (own[kept], train.coarse[kept]),
         "validation": (own[out], train.coarse[out]),
-        "test": (texts.test["en"], test.coarse),
+        "test": (texts.test[language], test.coarse),
     }
     # Of the scale of pixels.
     return {k: (10 * encode(list(x)).astype("float32"), y) for k, (x, y) in splits.items()}
