@@ -14,10 +14,12 @@ Needs the extra ``plots``.
 from keras_lgg.plots.curves import robustness, smoothness, trade_off
 from keras_lgg.plots.graphs import layer_graph, layer_graphs, representations, similarity_matrix
 from keras_lgg.plots.maps import similarity_map
+from keras_lgg.plots.retrieved import neighbours
 
 __all__ = [
     "layer_graph",
     "layer_graphs",
+    "neighbours",
     "representations",
     "robustness",
     "similarity_map",

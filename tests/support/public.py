@@ -84,6 +84,7 @@ PUBLIC = {
     lgg.plots: [
         "layer_graph",
         "layer_graphs",
+        "neighbours",
         "representations",
         "robustness",
         "similarity_map",
