@@ -121,9 +121,9 @@ def _first_ranks(block, relevant, hits):
     for place, similarities in zip(far, block.similarities(far), strict=True):
         keys = relevant.of(block.rows[place])
         best = keys[np.argmax(similarities[keys])]
-        nearer = np.count_nonzero(similarities > similarities[best])
-        before = np.count_nonzero(similarities[:best] == similarities[best])
-        ranks[place] = 1 + nearer + before
+        least = similarities[best]  # of equal keys, those before it are ranked before it
+        ranks[place] = 1 + np.count_nonzero(similarities[:best] >= least)
+        ranks[place] += np.count_nonzero(similarities[best:] > least)
     return ranks
 
 
