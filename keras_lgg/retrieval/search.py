@@ -20,7 +20,7 @@ METRICS = ("cosine", "euclidean", "inner")
 ENGINES = ("numpy", "faiss")
 # Similarities in a block: as many as a cache may hold, fewer where many threads have blocks, and so
 # many that it is worth a thread.
-ENTRIES, ALL_ENTRIES, FEW_ENTRIES = 2**22, 2**26, 2**20
+ENTRIES, ALL_ENTRIES, FEW_ENTRIES = 2**23, 2**26, 2**20
 
 
 def neighbours(
