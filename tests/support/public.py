@@ -94,6 +94,7 @@ PUBLIC = {
         "effects",
         "layer_graph",
         "layer_graphs",
+        "neighbours",
         "representations",
         "robustness",
         "similarity_map",
