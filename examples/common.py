@@ -14,6 +14,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import asked_for_help  # noqa: F401 (it acts when it is imported, before the others)
 import keras
 import matplotlib
 import numpy as np
@@ -337,6 +338,7 @@ def arguments(options, argv, *, quick, small="digits"):
     The command line is kept for the record.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    _show_defaults(options)
     args = options.parse_args(argv)
     if args.quick:
         options.set_defaults(data=small, seeds=1, **quick)
@@ -344,6 +346,17 @@ def arguments(options, argv, *, quick, small="digits"):
     args.argv = argv
     args.subject = [args.data]  # of the titles; what else tells two records apart is added to it
     return args
+
+
+def _show_defaults(options):
+    """Let ``--help`` say what an option is that is not given."""
+    for action in options._actions:
+        default = action.default
+        words = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+        is_shown = isinstance(words, int | float | str) and not isinstance(words, bool)
+        if is_shown and words not in ("", argparse.SUPPRESS):
+            shown = f"by default {words}".replace("%", "%%")
+            action.help = f"{action.help}; {shown}" if action.help else shown
 
 
 def best_of_kinds(frame, metric, kinds, *, least):

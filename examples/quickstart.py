@@ -18,6 +18,7 @@ import itertools
 import time
 from typing import NamedTuple
 
+import asked_for_help  # noqa: F401 (it acts when it is imported, before the others)
 import keras
 import numpy as np
 from common import BLACK, BLUE, GREEN, VERMILION, describe, draw_point, figure

@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import asked_for_help  # noqa: F401 (it acts when it is imported, before the others)
 import keras
 import numpy as np
 import sklearn
