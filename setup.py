@@ -26,6 +26,7 @@ EXTRAS = {
     "tuner": ["keras-tuner[bayesian]>=1.4.7", "tensorboard"],
     "tensorboard": ["tensorboard"],
     "plots": ["matplotlib>=3.8"],
+    "explorer": ["bokeh>=3.9"],  # which brings Jinja2 and Pillow
     "robustness": ["imagecorruptions-imaug>=1.1.3", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
@@ -41,7 +42,7 @@ EXTRAS["docs"] = [
     "sphinx>=9",
     "myst-nb>=1.4",
     "furo>=2025.12",
-    *(name for e in ("examples", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
+    *(name for e in ("examples", "explorer", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
 ]
 TESTED = (
     "jax",
@@ -53,6 +54,7 @@ TESTED = (
     "manifolds",
     "text",
     "plots",
+    "explorer",
     "tuner",
     "tensorboard",
     "examples",
@@ -80,7 +82,7 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["keras_lgg", "keras_lgg.*"]),
-    package_data={"keras_lgg": ["py.typed"]},
+    package_data={"keras_lgg": ["py.typed", "explorer/page.*"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.14,<4", "tensorflow>=2.18", "numpy>=1.26"],
     extras_require=EXTRAS,

@@ -24,6 +24,7 @@ LADDER = [
         "constraints",
         "datasets",
         "distribute",
+        "explorer",
         "manifolds",
         "plots",
         "retrieval",
@@ -32,7 +33,14 @@ LADDER = [
     },
 ]
 RUNG = {subject: rung for rung, subjects in enumerate(LADDER) for subject in subjects}
-BESIDE = {("manifolds", "plots"), ("callbacks", "plots"), ("callbacks", "retrieval")}
+BESIDE = {
+    ("manifolds", "plots"),
+    ("callbacks", "plots"),
+    ("callbacks", "retrieval"),
+    ("explorer", "callbacks"),
+    ("explorer", "plots"),
+    ("explorer", "retrieval"),
+}
 FILES = {path.relative_to(ROOT): path for path in sorted(PACKAGE.rglob("*.py"))}
 LONGEST = 500  # lines; a file that is longer is two subjects, or says too much
 

@@ -12,7 +12,15 @@ PUBLIC = {
         "PlainCheckpoint",
         "RetrievalMonitor",
     ],
-    lgg: ["Distiller", "GeometryModel", "Penalty", "layer_paths", "tapping", "teacher_cache"],
+    lgg: [
+        "Distiller",
+        "GeometryModel",
+        "Penalty",
+        "explore",
+        "layer_paths",
+        "tapping",
+        "teacher_cache",
+    ],
     lgg.constraints: ["Parseval"],
     lgg.datasets: [
         "Arrays",
@@ -23,6 +31,7 @@ PUBLIC = {
         "pipelines",
     ],
     lgg.distribute: ["fit"],
+    lgg.explorer: ["Exploration", "explore"],
     lgg.graphs: [
         "knn_mask",
         "label_smoothness",
