@@ -67,6 +67,7 @@ EXTRAS["test"] = [
     "ruff>=0.8",
     "mypy>=1.15",
     "pyriemann>=0.12",  # an oracle of distances
+    "selenium>=4.20",  # which clicks through pages where there is a Chromium with its driver
     "build>=1.2",
     "setuptools>=77",
     "twine>=6.1",

@@ -47,6 +47,8 @@ class Exploration:
 
     Attributes:
         layers: Dict from the name of each network to the names of its layers.
+        epochs: Dict from the name of each network to the epochs at which it was looked at; of a
+            model as it is ``(None,)``.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -174,14 +176,16 @@ def explore(
     Args:
         model: Any Keras model. A `GeometryModel` stands for its base, a `Distiller` for teacher
             and student. A `keras_lgg.callbacks.GraphSnapshot` that kept its layers has a slider
-            along the epochs. Up to 4 of these side by side, in a dict by name or in a list.
+            along the epochs: of many, so many as a page can hold, spread evenly. Up to 4 of these
+            side by side, in a dict by name or in a list.
         x: From 2 to 500 samples, an array ``(n, ...)`` or a structure of such, as the model takes
             them.
         y: Class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which
             the largest entry counts. Without them the page has no classes. Colours and signs of
             more than 56 classes come again.
         layers: Paths of layers, patterns, or layers, as of `Penalty`; or a dict of such by the
-            name of the model. By default at most 8 along the depth.
+            name of the model (``"teacher"`` and ``"student"`` of a `Distiller`). By default at
+            most 8 along the depth.
         images: Pictures of the samples, ``(n, h, w)`` or ``(n, h, w, c)``, of uint8 or of floats
             in [0, 1]; others are scaled from their least to their largest value. By default
             ``x``, where it may be pictures.

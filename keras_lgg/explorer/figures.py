@@ -139,6 +139,7 @@ def curve(measure: str, sources: Any, values: np.ndarray, ticks: Any, looks: Any
         plot.scatter("depth", measure, source=source, color=color, size=8, marker=marker)
     plot.xaxis.ticker = list(range(len(ticks)))
     plot.xaxis.major_label_overrides = dict(enumerate(ticks))
+    plot.xaxis.major_label_policy = models.NoOverlap()
     if max(map(len, ticks)) > 3:
         plot.xaxis.major_label_orientation = 0.6
     _style(plot)

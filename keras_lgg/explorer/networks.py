@@ -71,11 +71,14 @@ def networks_of(
     wanted = layers if isinstance(layers, Mapping) else dict.fromkeys(named, layers)
     if set(wanted) != set(named):
         raise checks.invalid("layers", f"layers of each of {list(named)}", f"{list(wanted)}")
+    kept = [isinstance(each, GraphSnapshot) for each in named.values()]
+    if pool is not None and all(kept):
+        raise checks.invalid("pool", "None: the callback has pooled, by its own `pool`", repr(pool))
     return [
         _from_snapshot(name, each, probe, wanted[name], most_frames // len(named))
-        if isinstance(each, GraphSnapshot)
+        if is_kept
         else _from_model(name, each, probe, wanted[name], pool)
-        for name, each in named.items()
+        for (name, each), is_kept in zip(named.items(), kept, strict=True)
     ]
 
 

@@ -369,7 +369,7 @@ const explorer = {
 }
 
 const TYPES = {places: Float32Array, neighbours: Uint16Array, near: Float32Array, levels: Uint8Array,
-  votes: Uint16Array, against: Uint8Array, suspects: Uint16Array}
+  votes: Uint16Array, against: Uint16Array, suspects: Uint16Array}
 
 function decode(text, type) {
   return new type(Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer)

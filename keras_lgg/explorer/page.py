@@ -104,7 +104,7 @@ def _frame(frame, order, signed):
     }
     if geometry.votes is not None:
         found["votes"] = _text(geometry.votes, "uint16")
-        found["against"] = _text(geometry.against, "uint8")
+        found["against"] = _text(geometry.against, "uint16")
         found["suspects"] = _text(geometry.suspects, "uint16")
     return found
 
