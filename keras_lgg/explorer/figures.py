@@ -7,20 +7,22 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.plots import style
 
-# bokeh's names of matplotlib's markers, and signs that look like them for the text around.
+# Of matplotlib's markers those of bokeh, signs that look like them for the text around, and how much
+# larger they are drawn, to cover as much. Bokeh's own X has no area.
 MARKERS = {
-    "o": ("circle", "●"),
-    "s": ("square", "■"),
-    "D": ("diamond", "◆"),
-    "^": ("triangle", "▲"),
-    "v": ("inverted_triangle", "▼"),
-    "P": ("plus", "✚"),
-    "X": ("x", "✖"),
-    "*": ("star", "★"),
+    "o": ("circle", "●", 1.0),
+    "s": ("square", "■", 0.95),
+    "D": ("diamond", "◆", 1.3),
+    "^": ("triangle", "▲", 1.15),
+    "v": ("inverted_triangle", "▼", 1.15),
+    "P": ("plus", "✚", 1.3),
+    "X": ("hex", "⬢", 1.0),
+    "*": ("star", "★", 1.6),
 }
 TEXT = "9pt"
 INK = "#333333"
 PALE = "#DDDDDD"
+RING = "#D50000"
 TITLES = {
     "label_smoothness": "Label smoothness (0: smooth)",
     "effective_rank": "Effective rank",
@@ -28,26 +30,27 @@ TITLES = {
 }
 
 
-def looks(count: int) -> list[tuple[str, str, str]]:
-    """Colour, marker of bokeh and sign of each of so many classes."""
+def looks(count: int) -> list[tuple[str, str, str, float]]:
+    """Colour, marker of bokeh, its sign and its size, of each of so many classes."""
     return [(color, *MARKERS[marker]) for color, marker, _ in style.looks(count)]
 
 
 def node_source(count: int, networks: int) -> Any:
     """The nodes of all graphs, side by side: who is selected in one is selected in each."""
     columns = [f"{axis}{i}" for i in range(networks) for axis in "xy"]
-    columns += ["color", "marker", *(f"line{i}" for i in range(networks))]
+    columns += ["color", "marker", "size"]
     models = checks.require("bokeh.models", "explorer")
     return models.ColumnDataSource({name: [None] * count for name in columns}, name="nodes")
 
 
-def graph(index: int, nodes: Any, edges: Any, window: Any, name: str) -> Any:
-    """The graph of a layer: samples by class, edges by weight.
+def graph(index: int, nodes: Any, edges: Any, rings: Any, window: Any, name: str) -> Any:
+    """The graph of a layer: samples by class, edges by weight, rings around some samples.
 
     Args:
         index: Of the network, whose columns of the nodes these are.
         nodes: See `node_source`.
         edges: Source of the ends of the edges and of their opacities.
+        rings: Source of the places of the rings.
         window: Ends of what it shows along x, and along y.
         name: Of the figure.
     """
@@ -56,20 +59,39 @@ def graph(index: int, nodes: Any, edges: Any, window: Any, name: str) -> Any:
     plot.segment(
         "x0", "y0", "x1", "y1", source=edges, line_color=INK, line_alpha="alpha", line_width=1
     )
-    plot.scatter(
+    drawn = plot.scatter(
         f"x{index}",
         f"y{index}",
         source=nodes,
-        size=float(np.clip(2000 / len(nodes.data["color"]), 8, 13)),
+        size="size",
         color="color",
         marker="marker",
-        line_color=f"line{index}",
-        line_width=1.5,
+        line_color="white",
+        line_width=0.7,
         nonselection_alpha=0.25,
         selection_line_width=3,
         selection_line_color="black",
     )
+    # On top, where no other node hides them.
+    plot.scatter(
+        "x",
+        "y",
+        source=rings,
+        size=node_size(len(nodes.data["color"])) + 8,
+        marker="circle",
+        fill_color=None,
+        line_color=RING,
+        line_width=2,
+    )
+    for tool in plot.tools:
+        if hasattr(tool, "renderers"):
+            tool.renderers = [drawn]
     return plot
+
+
+def node_size(count: int) -> float:
+    """Pixels of a node, of so many."""
+    return float(np.clip(2000 / count, 8, 13))
 
 
 def matrix(count: int, image: Any, bands: Any, classes: Any, signed: bool, name: str) -> Any:
@@ -118,16 +140,18 @@ def curve(measure: str, sources: Any, values: np.ndarray, ticks: Any, looks: Any
     """
     plotting = checks.require("bokeh.plotting", "explorer")
     models = checks.require("bokeh.models", "explorer")
-    low, high = 0.0, float(np.max(values, initial=1e-6))
+    # Smoothness is below 0 where many similarities are.
+    low, high = min(0.0, float(np.min(values))), max(0.0, float(np.max(values)))
     if measure == "knn_accuracy":
-        low, high = np.floor(10 * np.min(values) - 0.5) / 10, 1.0
+        low, high = max(0.0, np.floor(10 * np.min(values) - 0.5) / 10), 1.0
+    room = 0.06 * max(high - low, 1e-6)
     plot = plotting.figure(
         width=400,
         height=210,
         sizing_mode="stretch_width",
         title=TITLES[measure],
         x_range=(-0.3, len(ticks) - 0.7),
-        y_range=(max(0.0, low), high + 0.06 * (high - low)),
+        y_range=(low - room if low < 0 else low, high + room),
         tools="",
         toolbar_location=None,
         name=measure,
@@ -147,7 +171,7 @@ def curve(measure: str, sources: Any, values: np.ndarray, ticks: Any, looks: Any
 
 
 def shortened(name: str, most: int = 16) -> str:
-    """A name of so many letters at most: the end of a path says more than its beginning."""
+    """The path of a layer in so many letters at most: its end says more than its beginning."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
@@ -185,7 +209,7 @@ def _name_classes(plot, classes, count, color):
     models = checks.require("bokeh.models", "explorer")
     ends = np.cumsum([size for _, size in classes])
     middles = [float(end - size / 2) for end, (_, size) in zip(ends, classes, strict=True)]
-    names = [shortened(name, 10) for name, _ in classes]
+    names = [name if len(name) <= 12 else f"{name[:11]}…" for name, _ in classes]
     for axis, places in ((plot.xaxis, middles), (plot.yaxis, [count - m for m in middles])):
         axis.ticker = sorted(places)
         axis.major_label_overrides = dict(zip(places, names, strict=True))

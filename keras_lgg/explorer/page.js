@@ -87,15 +87,23 @@ const explorer = {
   },
 
   drawNodes(nodes) {
-    const {classes, looks, order} = this.data
-    const look = i => looks[classes ? classes[i] : 0]
-    const samples = order.map((_, i) => i)
-    const data = {color: samples.map(i => look(i)[0]), marker: samples.map(i => look(i)[1])}
+    const {classes, looks, order, size} = this.data
+    const samples = order.map((_, sample) => sample)
+    const look = samples.map(sample => looks[classes ? classes[sample] : 0])
+    const data = {
+      color: look.map(([color]) => color),
+      marker: look.map(([, marker]) => marker),
+      size: look.map(([, , , factor]) => size * factor),
+    }
     this.frames.forEach((frame, network) => {
-      const suspects = new Set(frame.suspects ?? [])
-      data[`x${network}`] = samples.map(i => this.drawn[network][2 * i])
-      data[`y${network}`] = samples.map(i => this.drawn[network][2 * i + 1])
-      data[`line${network}`] = samples.map(i => suspects.has(i) ? "#D50000" : "white")
+      const places = this.drawn[network]
+      data[`x${network}`] = samples.map(sample => places[2 * sample])
+      data[`y${network}`] = samples.map(sample => places[2 * sample + 1])
+      const suspects = Array.from(frame.suspects ?? [])
+      this.parts.rings[network].data = {
+        x: suspects.map(sample => places[2 * sample]),
+        y: suspects.map(sample => places[2 * sample + 1]),
+      }
     })
     nodes.data = data
   },
@@ -172,7 +180,9 @@ const explorer = {
         const often = layers.filter(each => each.has(sample)).length
         const note = `${against[sample]} of ${this.data.k} are of another class, mostly `
           + `${this.data.names[votes[sample]]}; so at ${often} of ${layers.length} layers`
-        return tag("li", {}, this.button(sample, 34, tag("span", {className: "faint"}, note)))
+        const button = this.button(sample, 34, note)
+        if (!this.data.picture) button.append(tag("span", {className: "caption"}, this.data.captions[sample].slice(0, 80)))
+        return tag("li", {}, button)
       })
       const name = this.data.networks.length > 1 ? `${network.name}: ` : ""
       const title = tag("h3", {}, `${name}${suspects.length} at ${network.layers[this.layerOf(network)]}`)
@@ -227,8 +237,7 @@ const explorer = {
       const title = networks.length > 1 ? `${network.name}: ${name}` : name
       const cells = Array.from({length: k}, (_, place) => {
         const other = frame.neighbours[sample * k + place]
-        const cosine = tag("span", {className: "faint"}, frame.near[sample * k + place].toFixed(2))
-        return tag("td", {}, this.button(other, 36, cosine))
+        return tag("td", {}, this.button(other, 36, frame.near[sample * k + place].toFixed(2)))
       })
       const shown = layer === this.layerOf(network) ? "shown" : ""
       return tag("tr", {className: shown}, tag("th", {scope: "row"}, title), ...cells)
@@ -317,23 +326,28 @@ const explorer = {
   described(sample, size) {
     const {captions} = this.data
     const caption = captions ? [tag("div", {className: "caption"}, captions[sample])] : []
-    return tag("div", {className: "head"}, ...this.picture(sample, size), tag("div", {}, ...this.title(sample), ...caption))
+    return tag("div", {className: "head"}, ...this.picture(sample, size), tag("div", {}, this.title(sample), ...caption))
   },
 
-  button(sample, size, ...more) {
-    const {captions, picture} = this.data
-    const caption = captions && !picture && more.length && size < 36 ? [tag("span", {className: "caption"}, captions[sample].slice(0, 60))] : []
-    const properties = {type: "button", onclick: () => this.select([sample]), title: captions ? captions[sample] : ""}
-    const button = tag("button", properties, ...this.picture(sample, size), tag("span", {}, ...this.title(sample)), ...caption, ...more)
+  // A sample that one can select, with a note.
+  button(sample, size, note = "") {
+    const {captions, classes, names} = this.data
+    const hint = [classes ? names[classes[sample]] : "", captions ? captions[sample] : ""].join(" ")
+    const button = tag("button", {type: "button", title: hint.trim(), onclick: () => this.select([sample])},
+      ...this.picture(sample, size), this.title(sample, 6), tag("span", {className: "faint"}, note))
     button.dataset.sample = sample
     return button
   },
 
-  title(sample) {
+  // The class and the number of a sample; of a class with a long name the sign alone.
+  title(sample, most = Infinity) {
     const {classes, names, looks} = this.data
-    if (!classes) return [`#${sample}`]
+    const number = tag("span", {className: "faint"}, `#${sample}`)
+    if (!classes) return tag("span", {className: "title"}, number)
     const [color, , sign] = looks[classes[sample]]
-    return [tag("span", {className: "sign", style: `color:${color}`}, sign), ` ${names[classes[sample]]} `, tag("span", {className: "faint"}, `#${sample}`)]
+    const name = names[classes[sample]]
+    return tag("span", {className: "title"}, tag("span", {className: "sign", style: `color:${color}`}, sign),
+      name.length <= most ? ` ${name} ` : " ", number)
   },
 
   picture(sample, size) {

@@ -65,6 +65,7 @@ def _data(exploration):
         "names": exploration.class_names,
         "looks": figures.looks(max(1, len(exploration.class_names))),
         "lines": figures.looks(len(exploration.layers)),
+        "size": figures.node_size(len(order)),
         "captions": samples.captions,
         "picture": None if samples.sheet is None else [*samples.size, samples.columns],
         "strength": _strength(exploration),
@@ -146,14 +147,17 @@ def _document(exploration, data):
     nodes = figures.node_source(n, len(exploration.layers))
     bands = source({"place": [], "height": [], "alpha": []})
     parts = {"nodes": nodes, "bands": bands, "graphs": []}
-    parts |= {"edges": [], "images": [], "curves": [], "places": []}
+    parts |= {"edges": [], "rings": [], "images": [], "curves": [], "places": []}
     window = _window(exploration)
     for i in range(len(exploration.layers)):
         edges = source({name: [] for name in ("x0", "y0", "x1", "y1", "alpha")})
+        rings = source({"x": [], "y": []})
         image = source({"image": [np.zeros((1, 1), "float32")]})
-        graph = figures.graph(i, nodes, edges, window, f"graph{i}")
+        graph = figures.graph(i, nodes, edges, rings, window, f"graph{i}")
         matrix = figures.matrix(n, image, bands, _sizes(exploration), data["signed"], f"matrix{i}")
-        for name, part in (("edges", edges), ("images", image), ("graphs", graph)):
+        for name, part in zip(
+            ("edges", "rings", "images", "graphs"), (edges, rings, image, graph), strict=True
+        ):
             parts[name].append(part)
         _listen(graph, "graph", i)
         _listen(matrix, "matrix", i)
@@ -191,7 +195,7 @@ def _curves(exploration, data, parts):
         ticks = [str(i + 1) for i in range(max(map(len, layers)))]
     dashes = ("solid", "dashed", "dotdash", "dotted")
     marks = figures.looks(len(names))
-    looks = [(color, mark, dash) for (color, mark, _), dash in zip(marks, dashes, strict=False)]
+    looks = [(color, mark, dash) for (color, mark, *_), dash in zip(marks, dashes, strict=False)]
     for measure in measures:
         values = np.concatenate([exploration.measures(name)[measure].ravel() for name in names])
         figure, place = figures.curve(measure, parts["curves"], values, ticks, looks)
