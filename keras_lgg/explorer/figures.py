@@ -7,8 +7,8 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.plots import style
 
-# Of matplotlib's markers those of bokeh, signs that look like them for the text around, and how much
-# larger they are drawn, to cover as much. Bokeh's own X has no area.
+# Of matplotlib's markers those of bokeh, whose X has no area; signs that look like them, for the
+# text around; and how much larger they are drawn, to cover as much.
 MARKERS = {
     "o": ("circle", "●", 1.0),
     "s": ("square", "■", 0.95),
