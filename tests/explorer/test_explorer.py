@@ -138,7 +138,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize(
         ("near", "vote"),
-        [([0, 1, 1, 0], 0), ([1, 0, 0, 1], 1), ([2, 1, 1, 0], 1), ([3, 3, 3, 3], 3)],
+        [([0, 1, 0, 1], 0), ([1, 0, 1, 0], 1), ([2, 1, 1, 0], 1), ([3, 3, 3, 3], 3)],
     )
     def test_a_tie_goes_to_the_nearest(self, near, vote):
         classes = np.array([0, 1, 2, 3, 2])  # the first four vote on the last
@@ -146,6 +146,14 @@ class TestNumbers:
         votes, against, _ = geometry.ballot(nearest, classes)
         assert votes[-1] == vote
         assert against[-1] == sum(classes[i] != 2 for i in near)
+
+    def test_the_most_suspect_come_first(self):
+        rng = np.random.default_rng(0)
+        classes, nearest = rng.integers(0, 3, 200), rng.integers(0, 200, (200, 7))
+        votes, against, suspects = geometry.ballot(nearest, classes)
+        clear = (classes[nearest] == votes[:, None]).sum(axis=1)
+        keys = [(-against[i], -clear[i], i) for i in range(200) if votes[i] != classes[i]]
+        assert suspects.tolist() == [i for _, _, i in sorted(keys)]
 
     def test_class_numbers_of_any_kind(self):
         one_hot = np.eye(CLASSES)[LABELS]
