@@ -83,7 +83,7 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["keras_lgg", "keras_lgg.*"]),
-    package_data={"keras_lgg": ["py.typed", "explorer/page.*"]},
+    package_data={"keras_lgg": ["py.typed", "explorer/*.css", "explorer/*.html", "explorer/*.js"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.14,<4", "tensorflow>=2.18", "numpy>=1.26"],
     extras_require=EXTRAS,

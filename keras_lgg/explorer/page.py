@@ -28,7 +28,7 @@ def page_of(exploration: Any) -> str:
         template=templates.Template(_read("page.html")),
         template_variables={
             "style": _read("page.css"),
-            "script": _read("page.js"),
+            "script": _read("page.js") + _read("samples.js"),
             # Inside a script, a text must not end it.
             "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
             "sheet": exploration.samples.sheet,

@@ -183,6 +183,11 @@ def test_a_node_is_selected_everywhere(opened, explored):
     rank = page.run("return explorer.data.order").index(sample)
     bands = page.run("return explorer.parts.bands.data")
     assert (bands["place"], bands["height"]) == ([rank + 0.5], [40 - rank - 0.5])
+    page.run("explorer.select([6, 23])")
+    ranks = np.array([page.run("return explorer.data.order").index(each) for each in (6, 23)])
+    bands = page.run("return explorer.parts.bands.data")
+    assert (bands["place"], bands["height"]) == ([*(ranks + 0.5)], [*(40 - ranks - 0.5)])
+    page.run("explorer.select([arguments[0]])", sample)
     near = [explored["one"].neighbours(layer=layer)[sample] for layer in ("h1", "h2", "h3")]
     assert page.listed("#neighbours button") == np.concatenate(near).tolist()
     assert len(page.find("#neighbours .picture")) == 15
