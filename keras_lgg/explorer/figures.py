@@ -81,6 +81,7 @@ def graph(index: int, nodes: Any, edges: Any, rings: Any, window: Any, name: str
         marker="circle",
         fill_color=None,
         line_color=RING,
+        line_alpha="alpha",
         line_width=2,
     )
     for tool in plot.tools:

@@ -95,20 +95,14 @@ const explorer = {
       marker: look.map(([, marker]) => marker),
       size: look.map(([, , , factor]) => size * factor),
     }
-    this.frames.forEach((frame, network) => {
-      const places = this.drawn[network]
+    this.drawn.forEach((places, network) => {
       data[`x${network}`] = samples.map(sample => places[2 * sample])
       data[`y${network}`] = samples.map(sample => places[2 * sample + 1])
-      const suspects = Array.from(frame.suspects ?? [])
-      this.parts.rings[network].data = {
-        x: suspects.map(sample => places[2 * sample]),
-        y: suspects.map(sample => places[2 * sample + 1]),
-      }
     })
     nodes.data = data
   },
 
-  // From each sample to its nearest ones, once where two are near each other.
+  // From each sample to its nearest ones, once where two are near each other; and the rings.
   drawEdges() {
     const {k, strength: [low, high]} = this.data
     const selected = new Set(this.selection())
@@ -130,6 +124,12 @@ const explorer = {
         data.alpha.push(!selected.size ? faint : selected.has(a) || selected.has(b) ? 0.9 : 0.3 * faint)
       })
       this.parts.edges[network].data = data
+      const suspects = Array.from(frame.suspects ?? [])
+      this.parts.rings[network].data = {
+        x: suspects.map(sample => places[2 * sample]),
+        y: suspects.map(sample => places[2 * sample + 1]),
+        alpha: suspects.map(sample => !selected.size || selected.has(sample) ? 1 : 0.3),
+      }
     })
   },
 

@@ -151,7 +151,7 @@ def _document(exploration, data):
     window = _window(exploration)
     for i in range(len(exploration.layers)):
         edges = source({name: [] for name in ("x0", "y0", "x1", "y1", "alpha")})
-        rings = source({"x": [], "y": []})
+        rings = source({"x": [], "y": [], "alpha": []})
         image = source({"image": [np.zeros((1, 1), "float32")]})
         graph = figures.graph(i, nodes, edges, rings, window, f"graph{i}")
         matrix = figures.matrix(n, image, bands, _sizes(exploration), data["signed"], f"matrix{i}")

@@ -226,10 +226,15 @@ def test_a_frame_in_the_matrix_selects_its_lines_and_columns(opened):
 def test_wrong_labels_are_listed(opened, explored):
     page = opened("one")
     assert page.listed("#suspects button") == explored["one"].suspects(layer="h1").tolist()
+    suspects, rings = explored["one"].suspects(layer="h1"), "explorer.parts.rings[0].data"
+    places = explored["one"].frames["plain"][0][0].places[suspects]
+    np.testing.assert_allclose(page.run(f"return {rings}.x"), places[:, 0], rtol=1e-5)
     first = page.find("#suspects button")[0]
     assert "5 of 5 are of another class, mostly 1" in first.text
     first.click()
     assert page.selected() == [WRONG]
+    faded = [1 if each == WRONG else 0.3 for each in suspects]
+    assert page.run(f"return {rings}.alpha") == faded
 
 
 def test_pointing_shows_the_sample(opened, explored):
