@@ -150,8 +150,11 @@ def condensed(rows: np.ndarray) -> np.ndarray:
     for start in range(0, d, COLUMNS):  # in float64, which would be twice the memory as a whole
         columns = rows[:, start : start + COLUMNS].astype("float64")
         products += columns @ columns.T
-    values, vectors = np.linalg.eigh(products)
-    return (vectors * np.sqrt(np.maximum(values, 0))).astype("float32")
+    try:
+        return np.linalg.cholesky(products).astype("float32")
+    except np.linalg.LinAlgError:  # of fewer directions than samples; this takes longer
+        values, vectors = np.linalg.eigh(products)
+        return (vectors * np.sqrt(np.maximum(values, 0))).astype("float32")
 
 
 def network_of(model: keras.Model) -> keras.Model:

@@ -346,12 +346,13 @@ class TestEpochs:
         (kept,) = networks.networks_of({"run": snapshot}, probe, None, None, 6)
         assert kept.epochs == (0, 10, 20, 29, 39, 49)
 
-    def test_what_is_kept_has_the_same_geometry(self):
-        rows = RNG.random((20, 10_000)).astype("float32")
+    @pytest.mark.parametrize("different", [20, 7])
+    def test_what_is_kept_has_the_same_geometry(self, different):
+        rows = RNG.random((20, 10_000)).astype("float32")[np.arange(20) % different]
         kept = condensed(rows)
         assert kept.shape == (20, 20)
         np.testing.assert_allclose(kept @ kept.T, rows @ rows.T, rtol=1e-5)
-        np.testing.assert_allclose(reference_rank(kept), reference_rank(rows), rtol=1e-5)
+        np.testing.assert_allclose(reference_rank(kept), reference_rank(rows), rtol=1e-3)
 
     def test_what_it_refuses(self):
         with pytest.raises(ValueError, match=r"keep=True.*Received: none of them"):
