@@ -18,6 +18,7 @@ import keras
 
 from benchmarks import compilation, gpu, latents, losses, memory, projections, replicas, steps
 from benchmarks import micro_batches as parts
+from benchmarks import retrieval as searches
 from keras_lgg.files import beside
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
@@ -134,6 +135,15 @@ def manifolds(args, jit):
     )
 
 
+def retrieval(args, jit):
+    """Caption and rows of the table on retrieval, which is NumPy's: `jit` is no matter."""
+    del jit
+    yield (
+        f"Retrieval of embeddings {searches.WIDTH} wide, among themselves",
+        searches.against_products(2000 if args.quick else 50_000, seconds=args.seconds),
+    )
+
+
 PARTS = {
     "geometry": geometry,
     "compilation": compiling,
@@ -143,6 +153,7 @@ PARTS = {
     "replicas": traffic,
     "relative": relative,
     "manifolds": manifolds,
+    "retrieval": retrieval,
     "gpu": on_gpu,
 }
 
@@ -181,6 +192,7 @@ def main():
     # Of these there is one mode; convolutions in loops take hours with XLA on a CPU.
     fewer = {
         "manifolds": modes[:1],
+        "retrieval": modes[:1],
         "replicas": modes[:1],
         "scale": modes[:1],
         "large_steps": [jit for jit in modes if not jit],

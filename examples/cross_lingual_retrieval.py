@@ -26,7 +26,7 @@ import numpy as np
 import text_data
 from text_encoders import ENCODERS, WIDTH
 
-from keras_lgg import relative
+from keras_lgg import relative, retrieval
 
 RELATIVE, CENTRED = "relative", "relative, centred"
 PERMUTED, ABSOLUTE = "permuted anchors", "absolute"
@@ -41,22 +41,10 @@ QUERIES, QUERY = 10, "query: "
 SHOWN = 60  # characters of a text
 
 
-def ranks(queries, keys):
-    """The place of each query's counterpart among the keys, from 1, and all cosines.
-
-    Keys that tie with the counterpart come before it.
-    """
-    queries, keys = (
-        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (queries, keys)
-    )
-    similarities = queries @ keys.T
-    return np.sum(similarities >= np.diag(similarities)[:, None], axis=1), similarities
-
-
 def recalls(queries, keys):
     """Each k, with the share of queries whose counterpart is among the k nearest keys, in %."""
-    places, _ = ranks(queries, keys)
-    return [(k, 100 * np.mean(places <= k)) for k in KS]
+    found = retrieval.evaluate(queries, keys, pairs=np.arange(len(queries)), k=KS)
+    return [(k, 100 * found[f"recall@{k}"]) for k in KS]
 
 
 def codes(space, anchors, normalization):
@@ -130,13 +118,13 @@ def searched(args, kind, direction, given, seed):
 def queries(given, texts, others):
     """A row for each of the first queries: what was nearest, and the rank of its counterpart."""
     a, b, anchors_a, anchors_b = given
-    places, similarities = ranks(codes(a, anchors_a, "center"), codes(b, anchors_b, "center"))
-    for i in range(QUERIES):
-        nearest = int(np.argmax(similarities[i]))
+    asked = codes(a[:QUERIES], anchors_a, "center")
+    found, _ = retrieval.neighbours(asked, codes(b, anchors_b, "center"), k=len(b))
+    for i, (text, keys) in enumerate(zip(texts, found, strict=False)):
         yield {
-            "variant": f"{QUERY}{shown(texts[i])}",
-            "metric": shown(others[nearest]),
-            "value": places[i],
+            "variant": f"{QUERY}{shown(text)}",
+            "metric": shown(others[keys[0]]),
+            "value": 1 + np.flatnonzero(keys == i).item(),
         }
 
 

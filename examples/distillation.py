@@ -52,6 +52,12 @@ CHOSEN = {
         "GKD": 5.0,
         POOLED: 5.0,
     },
+    ("mnist", "small_cnn", "vision_transformer"): {
+        "logits": 2.0,
+        "RKD-D": 25.0,
+        "GKD": 5.0,
+        POOLED: 5.0,
+    },
 }
 GRID = {
     "logits": (0.1, 0.5, 2.0),

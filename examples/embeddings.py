@@ -1,6 +1,7 @@
 """Embeddings by their graph: cross-entropy, graph smoothness, a target graph with a hierarchy.
 
-Trains the same network three ways and classifies its embeddings by 1-NN, 10-NN and a linear SVM.
+Trains the same network three ways, classifies its embeddings by 1-NN, 10-NN and a linear SVM, and
+lets the test images look for those of their class among one another.
 The target graph asks for similarity 1 within a class, a part of it within a super-class, and 0
 otherwise.
 
@@ -28,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import keras_lgg as lgg
+from keras_lgg import retrieval
 
 CROSS_ENTROPY, SMOOTHNESS, TARGET = "cross-entropy", "graph smoothness", "target graph"
 NETWORKS = {
@@ -118,6 +120,8 @@ def run_seed(args, seed):
             (embed(model, held_out[0]), held_out[1]),
             super_classes(args, data.classes),
         )
+        if not args.select:
+            errors |= retrieve(embed(model, held_out[0]), held_out[1])
         rows += [{"variant": label, "metric": m, "value": v} for m, v in errors.items()]
         if seed == args.seed and not args.select:
             common.save(model, args, label)
@@ -142,6 +146,12 @@ def classify(train, test, group):
     svm = make_pipeline(StandardScaler(), LinearSVC(dual=False)).fit(x, y)
     errors["linear SVM error"] = 100 * (1 - svm.score(x_test, y_test))
     return errors
+
+
+def retrieve(x, y):
+    """In %, of each sample among all others: is the nearest of its class, and those after it?"""
+    found = retrieval.evaluate(x, labels=y, k=[1], metric="euclidean")
+    return {"recall@1": 100 * found["recall@1"], "MAP@R": 100 * found["map@r"]}
 
 
 def conclude(frame):
@@ -189,7 +199,7 @@ def parse(argv):
 
 
 def main(argv=None):
-    """Returns the results as a table of ``variant, metric, value, seed``; errors in %."""
+    """Returns the results as a table of ``variant, metric, value, seed``; values in %."""
     args = parse(argv)
     if args.select:
         return common.select(args, run_seed, "Errors on validation, in %", conclude)
@@ -197,14 +207,23 @@ def main(argv=None):
 
 
 def tables(args, frame):
-    return {"Errors on the test split, in %": common.summary(frame, "variant", "metric")}
+    are_errors = frame["metric"].str.endswith(" error")
+    return {
+        caption: common.summary(frame[chosen], "variant", "metric")
+        for caption, chosen in (
+            ("Errors on the test split, in %", are_errors),
+            ("Retrieval within the test split, by distance, in %", ~are_errors),
+        )
+    }
 
 
 def explain(args):
     text = (
         f"{args.network}, embeddings of width {args.width}, {args.epochs} epochs, batches of "
         f"{args.batch_size}, alpha {args.alpha:g}. Cross-entropy trains a linear layer on top of "
-        "the same embeddings. The figure shows the first seed."
+        "the same embeddings. Recall@1: the share of test images of which the nearest other one is "
+        "of their class; MAP@R counts the nearest R, as many as there are of the class, and the "
+        "earlier the more. The figure shows the first seed."
     )
     if args.data in HIERARCHIES:
         text += f" Super-classes: {HIERARCHIES[args.data]}."

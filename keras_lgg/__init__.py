@@ -4,6 +4,7 @@ import importlib
 
 from keras_lgg import (
     callbacks,
+    comparison,
     constraints,
     datasets,
     distribute,
@@ -16,6 +17,7 @@ from keras_lgg import (
     retrieval,
     robustness,
 )
+from keras_lgg.comparison.runs import compare
 from keras_lgg.training.distiller import Distiller
 from keras_lgg.training.geometry_model import GeometryModel
 from keras_lgg.training.paths import layer_paths
@@ -30,6 +32,8 @@ __all__ = [
     "GeometryModel",
     "Penalty",
     "callbacks",
+    "compare",
+    "comparison",
     "constraints",
     "datasets",
     "distribute",

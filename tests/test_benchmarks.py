@@ -15,6 +15,7 @@ from benchmarks import (
     micro_batches,
     projections,
     replicas,
+    retrieval,
     steps,
     timing,
 )
@@ -93,6 +94,14 @@ def test_projections():
     rows = list(projections.ratios(((64, 8, 4),), jit=True, seconds=0))
     assert [(row["similarity"], row["normalization"]) for row in rows] == list(projections.KINDS)
     assert all(float(row["ours / bare product"]) > 0 for row in rows)
+
+
+def test_retrieval():
+    rows = list(retrieval.against_products(300, seconds=0))
+    assert [row["relevant"] for row in rows] == [9, 29, 1, ""]
+    assert all(float(row["ours / bare products"]) > 0 for row in rows)
+    x = np.ones((1000, 100), "float32")
+    assert retrieval.peak(lambda: x @ x.T) == pytest.approx(4e6 / 2**20, rel=0.05)
 
 
 def test_a_part_alone_and_a_wrong_one(monkeypatch, capsys, tmp_path):

@@ -140,11 +140,15 @@ def test_embeddings(run, tmp_path):
 
     values, page, output = run(embeddings, "--width", "12")
     check_record(page, output, "embeddings", values)
-    assert (values > 0).all()
-    assert (values < 8).all(), "in %, on digits"
+    retrieved = values.index.get_level_values("metric").isin(["recall@1", "MAP@R"])
+    assert (values[~retrieved] > 0).all()
+    assert (values[~retrieved] < 8).all(), "in %, on digits"
+    assert "**Retrieval within the test split" in page
     for variant in ("cross-entropy", "graph smoothness", "target graph"):
         rows = values[variant]
         assert rows["10-NN super-class error"] <= rows["10-NN error"]
+        assert 92 < rows["recall@1"] < 100
+        assert 60 < rows["MAP@R"] < rows["recall@1"]
         model = check_is_plain(
             tmp_path / f"out/digits_{variant.replace(' ', '_')}.keras", (8, 8, 1)
         )
@@ -481,13 +485,15 @@ def test_cross_lingual_classification(run, tmp_path):
 
 
 @ON_TENSORFLOW
-def test_ranks_by_hand():
-    """The counterpart of the first is nearest, of the second last; a tie is no find."""
+def test_recalls_by_hand():
+    """The counterpart of the first is second; of the others, one of 12 that tie, but the last."""
     import cross_lingual_retrieval as example
 
-    queries = np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
-    keys = np.array([[5.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    assert example.ranks(queries, keys)[0].tolist() == [2, 3, 3]
+    queries = np.array([[2.0, 0.0], [0.0, 3.0], *[[0.0, 0.0]] * 10])
+    keys = np.array([[5.0, 1.0], [1.0, 0.0], *[[1.0, 1.0]] * 10])
+    places = [2, 12, *range(3, 13)]
+    expected = [(k, pytest.approx(100 * np.mean([p <= k for p in places]))) for k in example.KS]
+    assert example.recalls(queries, keys) == expected
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ LADDER = [
     {"layers"},
     {
         "callbacks",
+        "comparison",
         "constraints",
         "datasets",
         "distribute",
@@ -34,12 +35,16 @@ LADDER = [
 ]
 RUNG = {subject: rung for rung, subjects in enumerate(LADDER) for subject in subjects}
 BESIDE = {
-    ("manifolds", "plots"),
     ("callbacks", "plots"),
     ("callbacks", "retrieval"),
+    ("comparison", "plots"),
+    ("comparison", "retrieval"),
+    ("comparison", "robustness"),
     ("explorer", "callbacks"),
     ("explorer", "plots"),
     ("explorer", "retrieval"),
+    ("manifolds", "plots"),
+    ("tuning", "comparison"),
 }
 FILES = {path.relative_to(ROOT): path for path in sorted(PACKAGE.rglob("*.py"))}
 LONGEST = 500  # lines; a file that is longer is two subjects, or says too much

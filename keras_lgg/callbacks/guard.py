@@ -12,11 +12,14 @@ from keras_lgg.training.rebuilding import layers_of
 
 
 class GeometryGuard(keras.callbacks.Callback):
-    """Stops a training in which a geometry penalty is no longer finite, and says where.
+    """Stops a training at the step in which a geometry penalty is no longer finite; says where.
 
-    Without it, one NaN in a penalty makes every weight NaN, and ``fit`` goes on in silence. The
-    weights of the stopped model are lost all the same: go on from a checkpoint (`AtomicBackup`)
-    with what the error advises. Watching the taps makes the steps of small networks slower.
+    One NaN in a penalty makes every weight NaN. A `GeometryModel` or a `Distiller` says so by
+    itself: in its first steps at once, later at the end of the epoch, with the name of what was the
+    first. This callback stops at the step, and also names the tapped layers: it waits for each
+    step, and watching the layers makes those of small networks slower. The weights of the stopped
+    model are lost all the same: go on from a checkpoint (`AtomicBackup`) with what the error
+    advises.
 
     Raises:
         ValueError: In ``fit``, if the model has no geometry penalty.
@@ -35,6 +38,8 @@ class GeometryGuard(keras.callbacks.Callback):
         ...     print(str(error).split(". ")[0])
         The penalty 'graph_smoothness' is not finite at step 1
     """
+
+    stops_at_nan = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         layers = layers_of(self.model, GeometryPenalty)

@@ -16,7 +16,8 @@ from keras_lgg.callbacks.measures import (
     isolated_nodes,
     label_smoothness,
 )
-from keras_lgg.callbacks.probes import LayerWatcher, Taps, network_of, probed
+from keras_lgg.callbacks.probes import LayerWatcher, Taps, probed
+from keras_lgg.training.models import network_of
 from keras_lgg.types import PathLike
 
 

@@ -12,7 +12,7 @@ from keras_lgg.graphs.labels import are_class_indices, classes_on_host
 from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pooling import check_pool, pooled
 from keras_lgg.training.distiller import Distiller
-from keras_lgg.training.models import PenalizedModel
+from keras_lgg.training.models import PenalizedModel, network_of
 from keras_lgg.training.penalties import layer_taps, teacher_student_taps
 from keras_lgg.training.taps import Tapped, seen_output
 
@@ -155,11 +155,6 @@ def condensed(rows: np.ndarray) -> np.ndarray:
     except np.linalg.LinAlgError:  # of fewer directions than samples; this takes longer
         values, vectors = np.linalg.eigh(products)
         return (vectors * np.sqrt(np.maximum(values, 0))).astype("float32")
-
-
-def network_of(model: keras.Model) -> keras.Model:
-    """The network whose layers a model taps: a base, a student, or the model itself."""
-    return model._core if isinstance(model, PenalizedModel) else model
 
 
 def teacher_of(model: keras.Model) -> keras.Model | None:

@@ -6,10 +6,11 @@ from typing import Any
 import keras
 
 from keras_lgg import checks
-from keras_lgg.callbacks.probes import Probe, network_of, probed
+from keras_lgg.callbacks.probes import Probe, probed
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.retrieval.evaluation import evaluate, measure_names
 from keras_lgg.retrieval.search import METRICS
+from keras_lgg.training.models import network_of
 from keras_lgg.types import ArrayLike
 
 

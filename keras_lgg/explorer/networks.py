@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.callbacks.probes import OUTPUT, Probe, condensed, network_of, probed, teacher_of
+from keras_lgg.callbacks.probes import OUTPUT, Probe, condensed, probed, teacher_of
 from keras_lgg.callbacks.snapshots import GraphSnapshot
 from keras_lgg.relative.comparison import finite_rows
+from keras_lgg.training.models import network_of
 from keras_lgg.training.paths import layer_paths, paths_of, place_of
 
 MOST_LAYERS = 8  # where none are named

@@ -1,7 +1,9 @@
 """What all losses share: where they act, precision, reduction, batches on several replicas."""
 
 import functools
+import inspect
 import numbers
+import reprlib
 from typing import Any
 
 import keras
@@ -31,7 +33,8 @@ class GeometryLoss(keras.losses.Loss):
     * ``needs_labels``: ``y_true`` is the class labels. With both, it is a pair
       ``(teacher, labels)``;
     * ``across_layers``: ``y_pred`` is the list of all tapped representations, in place of one;
-    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce.
+    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce;
+    * ``grows``: it can be made small by a larger scale of the representation alone.
 
     Args:
         reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
@@ -57,6 +60,7 @@ class GeometryLoss(keras.losses.Loss):
     needs_labels = False
     across_layers = False
     is_scalar = False
+    grows = False
 
     def __init__(
         self,
@@ -97,6 +101,18 @@ class GeometryLoss(keras.losses.Loss):
         loss = self if parts == 1 else self._on_parts(parts)
         return loss._keras_call(y_true, y_pred, sample_weight)
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        """The weight of a penalty that is given none, on graphs of n samples.
+
+        1, unless a loss of its own says another; what those of the package say was measured, see
+        :doc:`/which_loss`.
+
+        Args:
+            n: How many samples a graph has, all memories of a `CrossBatch` among them.
+        """
+        del n
+        return 1.0
+
     def check_labels(self, labels: np.ndarray) -> None:
         """Raise where labels are not what the loss reads, before a training compiles them away.
 
@@ -106,6 +122,10 @@ class GeometryLoss(keras.losses.Loss):
         if "ignore_class" in self._options:
             names = ("num_classes", "ignore_class", "continuous")
             check_known(labels, **{n: v for n, v in self._options.items() if n in names})
+
+    def _for_a_sum(self, weight, n):
+        """What ``weight`` of the sum over the samples is for the reduction that there is."""
+        return weight if self.reduction in ("sum", None, "none") else weight * as_float(n)
 
     def _given(self, y_true, y_pred):
         """What was given, through the gate: representations as tensors, labels as they are."""
@@ -179,6 +199,15 @@ class GeometryLoss(keras.losses.Loss):
         split.call = call
         return split
 
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        given = [
+            f"{name}={reprlib.repr(value)}"
+            for name, value in self._options.items()
+            if value != getattr(parameters.get(name), "default", None)
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def get_config(self) -> dict[str, Any]:
         config = {
             **super().get_config(),
@@ -189,6 +218,11 @@ class GeometryLoss(keras.losses.Loss):
         if self.is_scalar:
             del config["reduction"]
         return config
+
+
+def as_float(n):
+    """A number of samples, of which a power may be beyond the integers of a tensor."""
+    return float(n) if isinstance(n, int) else ops.cast(n, "float32")
 
 
 def _representations(argument, given, several):

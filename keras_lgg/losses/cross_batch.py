@@ -90,6 +90,9 @@ class CrossBatch(GeometryLoss):
             kinds.append((self.label_shape, self.dtype if rows else "int32"))
         return Memory(self.size, self.warmup, kinds)
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self.loss.default_weight(n + self.size)
+
     def _beside(self, memory, y_true, y_pred):
         """The value for the present batch and the memory, in which the batch is then kept."""
         present, arranged = self._rows(y_true, y_pred)
@@ -136,6 +139,9 @@ class CrossBatch(GeometryLoss):
                 f"label_shape={tuple(labels.shape[1:])}."
             )
         return labels
+
+    def __repr__(self) -> str:
+        return f"CrossBatch({self.loss!r}, size={self.size})"
 
     def get_config(self) -> dict[str, Any]:
         return {

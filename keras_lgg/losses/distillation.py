@@ -21,7 +21,7 @@ from keras_lgg.graphs.labels import label_signal, memberships
 from keras_lgg.graphs.numerics import as_column, flatten_representation, in_one_dtype, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.tracing import traced_once
-from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
+from keras_lgg.losses.base import GeometryLoss, as_float, check_options, row_sums
 from keras_lgg.types import DType, Tensor
 
 
@@ -176,6 +176,9 @@ class GraphDistillation(GeometryLoss):
         )
         self.needs_labels = pairs != "all"
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self._for_a_sum(2.0, n)
+
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)
         return graph_distillation(teacher, y_pred, labels=labels, **self._options)
@@ -267,6 +270,9 @@ class RelationalDistance(GeometryLoss):
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         self._keep(block_size=block_size)
 
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self._for_a_sum(5.0 / as_float(n), n)
+
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_distance(y_true, y_pred, **self._options)
 
@@ -344,6 +350,9 @@ class RelationalAngle(GeometryLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         self._keep(arms=arms)
+
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self._for_a_sum(10.0 / as_float(n), n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_angle(y_true, y_pred, **self._options)

@@ -25,7 +25,7 @@ from keras_lgg.graphs.low_rank import LowRank, row_squares, subtract
 from keras_lgg.graphs.numerics import alone, as_column, as_row, flatten_representation, matmul
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.products import unit_rows
-from keras_lgg.losses.base import GeometryLoss, check_options, row_sums
+from keras_lgg.losses.base import GeometryLoss, as_float, check_options, row_sums
 from keras_lgg.types import ArrayLike, DType, Tensor
 
 
@@ -105,6 +105,7 @@ class GraphSmoothness(GeometryLoss):
     """
 
     needs_labels = True
+    grows = True
 
     def __init__(
         self,
@@ -120,6 +121,9 @@ class GraphSmoothness(GeometryLoss):
     ) -> None:
         super().__init__(reduction=reduction, name=name, dtype=dtype, global_graph=global_graph)
         self._keep(alpha=alpha, k=k, ignore_class=ignore_class, block_size=block_size)
+
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self._for_a_sum(30.0 / as_float(n) ** 2, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return graph_smoothness(y_true, y_pred, **self._options)
@@ -270,6 +274,9 @@ class TargetGraph(GeometryLoss):
             affinity = self._options["affinity"]
             count = self._options["num_classes"] if affinity is None else len(affinity)
             check_known(labels, num_classes=count, ignore_class=self._options["ignore_class"])
+
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        return self._for_a_sum(30.0 / as_float(n) ** 2, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return target_graph(y_true, y_pred, **self._options)

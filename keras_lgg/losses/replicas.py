@@ -35,6 +35,16 @@ def known_samples(n):
     return context.merge_call(together, args=(n,))
 
 
+def graph_size(n, is_global):
+    """How many samples a graph spans where this code sees ``n`` of them."""
+    if not is_global:
+        return n // split_count()
+    if local_count() == 1:
+        return n
+    known = known_samples(n if isinstance(n, int) else None)
+    return total(ops.cast(n, "float32")) if known is None else known
+
+
 def total(x):
     """The sum of a tensor over all replicas, with gradients."""
     import tensorflow as tf

@@ -24,7 +24,7 @@ from keras_lgg.graphs.functions import read_label_signal, smoothness_of_labels
 from keras_lgg.graphs.labels import label_signal
 from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype
 from keras_lgg.graphs.pairs import rows_of_block
-from keras_lgg.losses.base import GeometryLoss, check_options, mean
+from keras_lgg.losses.base import GeometryLoss, as_float, check_options, mean
 from keras_lgg.types import DType, Tensor
 
 
@@ -137,6 +137,12 @@ class SmoothnessVariation(GeometryLoss):
             relative=bool(relative),
             block_size=block_size,
         )
+
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        if self.relative:
+            return 3.0
+        degree = as_float(n) if self.k is None else float(self.k)  # as large as it can be
+        return 5.0 / (as_float(n) * degree**self.power)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return smoothness_variation(y_pred, y_true, **self._options)
@@ -252,6 +258,10 @@ class GraphVariation(GeometryLoss):
     # There is no `y_true`, and no sample has a weight.
     def __call__(self, representations: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return super().__call__(representations, representations)
+
+    def default_weight(self, n: int | Tensor) -> float | Tensor:
+        del n  # degrees are normalised
+        return 10.0
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         del y_true

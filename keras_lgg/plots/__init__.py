@@ -11,13 +11,17 @@ of a paper, colours are those of Okabe and Ito, and markers or lines tell apart 
 Needs the extra ``plots``.
 """
 
+from keras_lgg.plots.comparison import effects
 from keras_lgg.plots.curves import robustness, smoothness, trade_off
 from keras_lgg.plots.graphs import layer_graph, layer_graphs, representations, similarity_matrix
 from keras_lgg.plots.maps import similarity_map
+from keras_lgg.plots.retrieved import neighbours
 
 __all__ = [
+    "effects",
     "layer_graph",
     "layer_graphs",
+    "neighbours",
     "representations",
     "robustness",
     "similarity_map",

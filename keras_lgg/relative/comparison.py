@@ -136,8 +136,11 @@ def finite_rows(argument, x, dtype=None):
     if dtype is None:
         dtype = "float64" if x.dtype == "float64" else "float32"
     rows = x.reshape(len(x), math.prod(x.shape[1:])).astype(dtype, copy=False)
-    if not np.isfinite(rows).all():
-        raise checks.invalid(argument, "finite values", "an array with NaN or infinite values")
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        count = np.count_nonzero(~finite)
+        received = f"NaN or infinite values in {count} of {len(rows)} rows"
+        raise checks.invalid(argument, "finite values", received)
     return rows
 
 

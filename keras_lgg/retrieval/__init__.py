@@ -3,7 +3,8 @@
     evaluate(queries, keys)      recall, precision and mean ranks, by labels or by pairs
     neighbours(queries, keys)    the nearest keys themselves
 
-Exact, on arrays of NumPy and on Keras models.
+Exact, on arrays of any backend and on Keras models, in blocks. `keras_lgg.plots.neighbours` draws
+what was found, and `keras_lgg.callbacks.RetrievalMonitor` measures an embedding while it trains.
 """
 
 from keras_lgg.retrieval.evaluation import evaluate

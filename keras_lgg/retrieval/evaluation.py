@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lgg.checks import check_positive_integer, invalid
 from keras_lgg.retrieval.relevance import relevance
-from keras_lgg.retrieval.search import Search, largest
+from keras_lgg.retrieval.search import Search
 from keras_lgg.types import ArrayLike
 
 
@@ -21,6 +21,7 @@ def evaluate(
     pairs: ArrayLike | None = None,
     k: Sequence[int] = (1, 5, 10),
     metric: str = "cosine",
+    engine: str = "numpy",
     model: keras.Model | None = None,
 ) -> dict[str, float]:
     """How well queries find the keys that are relevant to them.
@@ -40,6 +41,7 @@ def evaluate(
             rows of a query and a key, ``(m, 2)``, as many as are relevant.
         k: Cut-offs of the recall.
         metric: See `neighbours`.
+        engine: See `neighbours`; faiss is slow where many keys are relevant to a query.
         model: Keras model whose outputs are the embeddings, run by ``predict``.
 
     Returns:
@@ -56,6 +58,7 @@ def evaluate(
 
     Raises:
         ValueError: If no query has a relevant key, sizes do not fit, or an option is invalid.
+        ImportError: If faiss is asked for and missing.
 
     Example:
         >>> import numpy as np
@@ -72,24 +75,22 @@ def evaluate(
     cutoffs = _checked_cutoffs(k)
     if model is not None:
         queries, keys = (x if x is None else _embedded(model, x) for x in (queries, keys))
-    search = Search(queries, keys, metric)
+    search = Search(queries, keys, metric, engine)
     relevant = relevance(search, labels, key_labels, pairs)
     names = measure_names(k)
     found = np.full((search.count, len(names)), np.nan)
 
-    def keep(i, similarities):
-        count = relevant.count(i)
-        if count:
-            found[i] = _of_query(i, similarities, relevant, count, cutoffs, search.candidates)
+    def keep(block):
+        found[block.rows] = _of_block(block, relevant, cutoffs)
 
-    search.each(keep)
-    counted = found[~np.isnan(found[:, 0])]
+    counted = np.flatnonzero(relevant.counts)
     if not len(counted):
         raise ValueError(
             "No query has a relevant key. Expected two samples of some class, or a pair. "
             f"Received: {search.count} queries without any. Look at the labels."
         )
-    return dict(zip(names, counted.mean(axis=0).tolist(), strict=True))
+    search.each(keep, counted, np.maximum(relevant.counts[counted], max(cutoffs)))
+    return dict(zip(names, found[counted].mean(axis=0).tolist(), strict=True))
 
 
 def measure_names(k):
@@ -98,26 +99,32 @@ def measure_names(k):
     return [*recalls, "precision@1", "r_precision", "map@r", "mrr"]
 
 
-def _of_query(i, similarities, relevant, count, cutoffs, candidates):
-    """What `evaluate` returns, of one query."""
-    ranked = largest(similarities, min(max(count, *cutoffs), candidates))
-    hits = relevant.among(i, ranked)
-    precisions = np.cumsum(hits[:count]) / np.arange(1, count + 1)
-    first = hits.argmax() + 1 if hits.any() else _rank(similarities, relevant.all(i))
-    return [
-        *(hits[:cutoff].any() for cutoff in cutoffs),
-        hits[0],
-        precisions[-1],
-        np.sum(precisions * hits[:count]) / count,
-        1 / first,
-    ]
+def _of_block(block, relevant, cutoffs):
+    """What `evaluate` returns, of each query of a block: an array ``(b, measures)``."""
+    hits = relevant.among(block.rows, block.nearest)
+    measures = [hits[:, :cutoff].any(axis=1) for cutoff in cutoffs]
+    measures.append(hits[:, 0])
+    ranks = _first_ranks(block, relevant, hits)
+    counts, places = relevant.counts[block.rows], np.arange(1.0, hits.shape[1] + 1)
+    hits &= places <= counts[:, None]
+    so_far = np.cumsum(hits, axis=1, dtype="int32")
+    measures.append(so_far[:, -1] / counts)
+    so_far *= hits
+    measures.append(np.sum(so_far / places, axis=1) / counts)
+    return np.stack([*measures, 1 / ranks], axis=1)
 
 
-def _rank(similarities, keys):
-    """The rank of the first of some keys, none of which is near."""
-    best = keys[np.argmax(similarities[keys])]
-    nearer = np.count_nonzero(similarities > similarities[best])
-    return 1 + nearer + np.count_nonzero(similarities[:best] == similarities[best])
+def _first_ranks(block, relevant, hits):
+    """The rank of the first relevant key of each query, ``(b,)``, from 1."""
+    ranks = 1 + hits.argmax(axis=1)
+    far = np.flatnonzero(~hits.any(axis=1))
+    for place, similarities in zip(far, block.similarities(far), strict=True):
+        keys = relevant.of(block.rows[place])
+        best = keys[np.argmax(similarities[keys])]
+        least = similarities[best]  # of equal keys, those before it are ranked before it
+        ranks[place] = 1 + np.count_nonzero(similarities[:best] >= least)
+        ranks[place] += np.count_nonzero(similarities[best:] > least)
+    return ranks
 
 
 def _checked_cutoffs(k):

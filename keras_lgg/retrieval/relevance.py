@@ -9,7 +9,34 @@ from keras_lgg.graphs.labels import are_class_indices, check_known
 PAIRS = "indices of keys (n,), one a query, or pairs (m, 2) of a query and a key"
 
 
-class Classes:
+class Relevance:
+    """Which keys are relevant to each query.
+
+    Args:
+        key_count: How many keys there are.
+
+    Attributes:
+        counts: How many keys are relevant to each query, ``(n,)``.
+    """
+
+    counts: np.ndarray
+
+    def __init__(self, key_count):
+        self._key_count = key_count
+
+    def of(self, i):
+        """The keys that are relevant to query i, each once, without its own row."""
+        raise NotImplementedError
+
+    def among(self, rows, keys):
+        """Which of some keys ``(b, k)`` of queries ``(b,)``, none its own, are relevant to it."""
+        known = np.zeros((len(rows), self._key_count), bool)
+        for row, i in zip(known, rows, strict=True):
+            row[self.of(i)] = True
+        return np.take_along_axis(known, keys, axis=1)
+
+
+class Classes(Relevance):
     """Relevant are the keys of the query's class.
 
     Args:
@@ -19,65 +46,67 @@ class Classes:
     """
 
     def __init__(self, queries, keys, among_themselves):
-        self._queries, self._keys, self._own = queries, keys, among_themselves
-        self._order = np.argsort(keys, kind="stable")
-        of_class = keys[self._order]
-        self._begins = np.searchsorted(of_class, queries, "left")
-        self._ends = np.searchsorted(of_class, queries, "right")
+        super().__init__(len(keys))
+        self._queries, self._keys = _codes(queries, keys)
+        self._own = among_themselves
+        self._order = np.argsort(self._keys, kind="stable")
+        of_class = self._keys[self._order]
+        self._begins = np.searchsorted(of_class, self._queries, "left")
+        self._ends = np.searchsorted(of_class, self._queries, "right")
+        self.counts = self._ends - self._begins - among_themselves
 
-    def count(self, i):
-        """How many keys are relevant to query i."""
-        return self._ends[i] - self._begins[i] - self._own
-
-    def among(self, i, keys):
-        """Which of some keys, none of them the query itself, are relevant to query i."""
-        return self._keys[keys] == self._queries[i]
-
-    def all(self, i):
-        """The relevant keys of query i."""
+    def of(self, i):
         found = self._order[self._begins[i] : self._ends[i]]
         return found[found != i] if self._own else found
 
+    def among(self, rows, keys):
+        return self._keys.take(keys) == self._queries[rows][:, None]
 
-class SharedClasses:
+
+class SharedClasses(Relevance):
     """As `Classes`, of rows ``(n, c)`` of which the entries that are not 0 are the classes."""
 
     def __init__(self, queries, keys, among_themselves):
-        self._queries, self._keys = queries != 0, keys != 0
-        self._own = among_themselves
+        super().__init__(len(keys))
+        self._queries, self._own = queries != 0, among_themselves
+        self._with_class = [np.flatnonzero(column) for column in keys.T]
+        self.counts = np.array([len(self.of(i)) for i in range(len(queries))])
 
-    def count(self, i):
-        return len(self.all(i))
-
-    def among(self, i, keys):
-        return self._keys[keys][:, self._queries[i]].any(axis=1)
-
-    def all(self, i):
-        found = np.flatnonzero(self._keys[:, self._queries[i]].any(axis=1))
-        return found[found != i] if self._own else found
+    def of(self, i):
+        shared = np.zeros(self._key_count, bool)
+        for c in np.flatnonzero(self._queries[i]):
+            shared[self._with_class[c]] = True
+        if self._own:
+            shared[i] = False
+        return np.flatnonzero(shared)
 
 
-class Paired:
+class Paired(Relevance):
     """Relevant are the keys that are paired with the query.
 
     Args:
         pairs: Rows of a query and a key, ``(m, 2)``.
         count: How many queries there are.
+        key_count: And how many keys.
     """
 
-    def __init__(self, pairs, count):
+    def __init__(self, pairs, count, key_count):
+        super().__init__(key_count)
         pairs = np.unique(pairs, axis=0)
         self._keys = pairs[:, 1]
         self._bounds = np.searchsorted(pairs[:, 0], np.arange(count + 1))
+        self.counts = np.diff(self._bounds)
 
-    def count(self, i):
-        return self._bounds[i + 1] - self._bounds[i]
-
-    def among(self, i, keys):
-        return np.isin(keys, self.all(i))
-
-    def all(self, i):
+    def of(self, i):
         return self._keys[self._bounds[i] : self._bounds[i + 1]]
+
+
+def _codes(*labels):
+    """Class numbers ``(n,)`` of any dtypes, as int32 from 0 on, alike for both."""
+    if len({x.dtype for x in labels}) > 1:  # NumPy would compare them in floats
+        labels = [np.array([int(number) for number in x.tolist()], object) for x in labels]
+    _, codes = np.unique(np.concatenate(labels), return_inverse=True)
+    return np.split(codes.astype("int32"), [len(labels[0])])
 
 
 def relevance(search, labels, key_labels, pairs):
@@ -88,7 +117,7 @@ def relevance(search, labels, key_labels, pairs):
             f"`labels` and `pairs`. Received: {'neither' if labels is None else 'both'}."
         )
     if pairs is not None:
-        return Paired(_read_pairs(search, pairs), search.count)
+        return Paired(_read_pairs(search, pairs), search.count, search.key_count)
     if (key_labels is None) != search.among_themselves:
         raise ValueError(
             "Each query and each key has a label. Expected `key_labels` with `keys`, and neither "

@@ -1,18 +1,26 @@
 """The keys nearest to each query, exactly, in blocks of queries."""
 
 import concurrent.futures
+import contextlib
+import importlib
+import importlib.util
+import math
 import os
+from typing import Any
 
 import numpy as np
 
-from keras_lgg.checks import check_choice, check_positive_integer, invalid
-from keras_lgg.graphs.arrays import check_not_empty, host_array
-from keras_lgg.relative.comparison import unit_rows
+from keras_lgg.checks import check_choice, check_positive_integer, invalid, require
+from keras_lgg.graphs.arrays import check_not_empty
+from keras_lgg.relative.comparison import finite_rows, unit_rows
+from keras_lgg.retrieval.selection import largest
 from keras_lgg.types import ArrayLike
 
 METRICS = ("cosine", "euclidean", "inner")
-# Similarities that are in memory at a time, for each thread.
-ENTRIES = 2**23
+ENGINES = ("numpy", "faiss")
+# Similarities in a block: as many as a cache may hold, fewer where many threads have blocks, and so
+# many that it is worth a thread.
+ENTRIES, ALL_ENTRIES, FEW_ENTRIES = 2**23, 2**26, 2**20
 
 
 def neighbours(
@@ -21,6 +29,7 @@ def neighbours(
     *,
     k: int = 10,
     metric: str = "cosine",
+    engine: str = "numpy",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k keys that are nearest to each query, the nearest first.
 
@@ -33,6 +42,9 @@ def neighbours(
             themselves, of which each leaves out its own row.
         k: How many; all keys, where there are fewer.
         metric: ``"cosine"``, ``"euclidean"`` or ``"inner"`` (the largest inner product).
+        engine: ``"numpy"``, or ``"faiss"`` for faiss's exact search, of the extra ``faiss``: the
+            same up to the rounding. Of keys at the same distance, any may come first and, where
+            there are more of them than places, be left out. On CPUs it took 4 times as long.
 
     Returns:
         Indices ``(n, k)``, int64, and what they were ranked by, ``(n, k)``, float32: cosines,
@@ -40,6 +52,7 @@ def neighbours(
 
     Raises:
         ValueError: If an option is invalid, the widths differ, or a number is not finite.
+        ImportError: If faiss is asked for and missing.
 
     Example:
         >>> import numpy as np
@@ -49,17 +62,16 @@ def neighbours(
         [[1], [0], [1]]
     """
     check_positive_integer("k", k)
-    search = Search(queries, keys, metric)
+    search = Search(queries, keys, metric, engine)
     k = min(k, search.candidates)
     indices = np.empty((search.count, k), "int64")
     values = np.empty((search.count, k), "float32")
 
-    def keep(i, similarities):
-        indices[i] = best = largest(similarities, k)
-        values[i] = similarities[best]
+    def keep(block):
+        indices[block.rows], values[block.rows] = block.nearest, block.values
 
-    search.each(keep)
-    return indices, search.as_given(values)
+    search.each(keep, np.arange(search.count), np.full(search.count, k))
+    return indices, values
 
 
 class Search:
@@ -69,24 +81,43 @@ class Search:
         queries: See `neighbours`.
         keys: See `neighbours`.
         metric: See `neighbours`.
+        engine: See `neighbours`.
     """
 
-    def __init__(self, queries, keys, metric):
+    def __init__(self, queries: Any, keys: Any, metric: str, engine: str) -> None:
         check_choice("metric", metric, METRICS)
-        queries = _rows("queries", queries)
+        check_choice("engine", engine, ENGINES)
         self.among_themselves = keys is None
-        keys = queries if keys is None else _rows("keys", keys)
+        queries = _rows("queries", queries)
+        keys = queries if self.among_themselves else _rows("keys", keys)
         if queries.shape[1] != keys.shape[1]:
             raise invalid("keys", f"the width of the queries, {queries.shape[1]}", keys.shape[1])
-        self._metric, self._squares = metric, None
+        self._prepare(queries, keys, metric)
+        self._index = None
+        if engine == "faiss":
+            faiss = require("faiss", "faiss")
+            kind = faiss.IndexFlatIP if self._squares is None else faiss.IndexFlatL2
+            self._index = kind(self._keys.shape[1])
+            self._index.add(self._keys)
+
+    def _prepare(self, queries, keys, metric):
+        """Rows of which an inner product is the similarity, but for the squares of distances."""
+        self._scale, self._squares = 0, None
         if metric == "cosine":
             queries, keys = unit_rows(queries), unit_rows(keys)
-        elif metric == "euclidean":  # far from 0, squares would lose what sets points apart
-            centre = keys.mean(axis=0)
+        else:  # near 1, or squares would over- or underflow
+            scales = [_exponent(queries), _exponent(keys)]
+            if metric == "euclidean":
+                scales = 2 * [max(scales)]
+            queries, keys = np.ldexp(queries, -scales[0]), np.ldexp(keys, -scales[1])
+            self._scale = scales[0] if metric == "euclidean" else sum(scales)
+        if metric == "euclidean":  # far from 0, squares would lose what sets points apart
+            centre = keys.mean(axis=0, dtype="float64")
             queries, keys = queries - centre, keys - centre
-            self._squares = np.sum(keys**2, axis=1)
-            self._own_squares = np.sum(queries**2, axis=1)
-        self._queries, self._keys = queries, keys
+        self._queries, self._keys = (x.astype("float32", copy=False) for x in (queries, keys))
+        if metric == "euclidean":
+            self._squares = np.sum(self._keys**2, axis=1)
+            self._own_squares = np.sum(self._queries**2, axis=1)
 
     @property
     def count(self):
@@ -103,70 +134,126 @@ class Search:
         """How many keys a query can find."""
         return len(self._keys) - self.among_themselves
 
-    def each(self, function):
-        """Call ``function(i, similarities)`` for each query i, with those to all keys, float32."""
-        size = max(1, ENTRIES // len(self._keys))
-        blocks = [slice(i, i + size) for i in range(0, self.count, size)]
+    def each(self, function, rows, ks):
+        """Call ``function(block)`` with each `Block` of some queries.
 
-        def on_block(rows):
-            for i, similarities in enumerate(self._similarities(rows), start=rows.start):
-                function(i, similarities)
+        Args:
+            function: What is done with a block; several run side by side.
+            rows: Indices ``(n,)`` of the queries.
+            ks: How many keys each of them is to find, at least; of all keys, where there are fewer.
+        """
+        ks = np.minimum(ks, self.candidates)
+        order = np.argsort(ks, kind="stable")  # that those of a block find about as many
+        kind, threads = (Block, _cores()) if self._index is None else (FaissBlock, 1)
+        least, most = (
+            max(1, entries // len(self._keys))
+            for entries in (FEW_ENTRIES, min(ENTRIES, ALL_ENTRIES // threads))
+        )
+        size = min(most, max(least, math.ceil(len(order) / threads)))
+        parts = [order[i : i + size] for i in range(0, len(order), size)]
 
-        # NumPy lets other threads run while it sorts.
-        with concurrent.futures.ThreadPoolExecutor(_cores()) as threads:
-            for done in [threads.submit(on_block, rows) for rows in blocks]:
+        def on_block(part):
+            function(kind(self, rows[part], int(ks[part[-1]])))
+
+        threads = min(threads, len(parts))
+        # NumPy lets other threads run while it multiplies and sorts.
+        with _one_thread_each(threads), concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(on_block, part) for part in parts]:
                 done.result()
 
-    def _similarities(self, rows):
-        found = self._queries[rows] @ self._keys.T
-        if self._squares is not None:
-            found *= 2
+    def similarities(self, rows):
+        """Those of some queries to all keys, ``(b, m)``: the larger, the nearer."""
+        queries = self._queries[rows]
+        if self._squares is None:
+            found = queries @ self._keys.T
+        else:
+            found = (2 * queries) @ self._keys.T
             found -= self._squares
         if self.among_themselves:
-            own = np.arange(len(found))
-            found[own, own + rows.start] = -np.inf
+            found[np.arange(len(found)), rows] = -np.inf
         return found
 
-    def as_given(self, values):
-        """Similarities ``(n, k)`` of all queries as the metric has them."""
-        if self._squares is None:
-            return values
-        return np.sqrt(np.maximum(self._own_squares[:, None] - values, 0))
+    def as_given(self, rows, similarities):
+        """Similarities ``(b, k)`` of some queries as the metric has them."""
+        if self._squares is not None:
+            squares = self._own_squares[rows][:, None] - similarities
+            similarities = np.sqrt(np.maximum(squares, 0))
+        return np.ldexp(similarities, self._scale)
+
+    def by_faiss(self, rows, k):
+        """Indices of the nearest keys and how near they are, ``(b, k)``, as the metric has it."""
+        values, keys = self._index.search(self._queries[rows], k + self.among_themselves)
+        if self.among_themselves:
+            others = keys != rows[:, None]
+            others[others.all(axis=1), -1] = False  # where enough others are as near as itself
+            values, keys = (x[others].reshape(len(rows), k) for x in (values, keys))
+        if self._squares is not None:
+            values = np.sqrt(np.maximum(values, 0))
+        return keys, np.ldexp(values, self._scale)
 
 
-def largest(similarities, k):
-    """Indices of the k largest of a row, the largest first, of equal ones the smaller index."""
-    if k < len(similarities):
-        least = np.partition(similarities, len(similarities) - k)[len(similarities) - k]
-        found = np.flatnonzero(similarities >= least)
-    else:
-        found = np.arange(len(similarities))
-    return found[_order(similarities[found])[:k]]
+class Block:
+    """Some queries, and the keys that are nearest to each of them.
 
+    Args:
+        search: The `Search`.
+        rows: Indices ``(b,)`` of the queries.
+        k: How many keys each finds.
 
-def _order(values):
-    """Where the values stand, the largest first, of equal ones the first; float32.
-
-    As a stable sort does, in a fifth of the time: each value and its place make one integer.
+    Attributes:
+        nearest: Indices ``(b, k)`` of the keys, the nearest first.
     """
-    bits = (values + np.float32(0)).view("int32")  # a negative zero equals the other
-    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-    keys = (falling.astype("int64") << 32) | np.arange(len(values))
-    keys.sort()
-    return keys & 0xFFFFFFFF
+
+    def __init__(self, search, rows, k):
+        self._search, self.rows = search, rows
+        self._similarities = search.similarities(rows)
+        self.nearest = largest(self._similarities, k)
+
+    @property
+    def values(self):
+        """How near these are, ``(b, k)``, as the metric has it."""
+        found = np.take_along_axis(self._similarities, self.nearest, axis=1)
+        return self._search.as_given(self.rows, found)
+
+    def similarities(self, places):
+        """Of the queries at some places of the block, one after the other: those to all keys."""
+        return (self._similarities[i] for i in places)
+
+
+class FaissBlock(Block):
+    """The same by faiss, which keeps no similarities."""
+
+    def __init__(self, search, rows, k):
+        self._search, self.rows = search, rows
+        self.nearest, self._values = search.by_faiss(rows, k)
+
+    @property
+    def values(self):
+        return self._values
+
+    def similarities(self, places):
+        return iter(self._search.similarities(self.rows[places]))
 
 
 def _rows(argument, given):
-    rows = host_array(argument, given, "embeddings of shape (n, ...)")
+    rows = finite_rows(argument, given)
     check_not_empty(argument, rows.shape, "embeddings of shape (n, ...)")
-    rows = rows.reshape(len(rows), -1).astype("float32")
-    if not np.isfinite(rows).all():
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected finite numbers, which alone can be "
-            f"ranked. Received: {np.count_nonzero(~np.isfinite(rows).all(axis=1))} rows with a NaN "
-            "or an infinity."
-        )
     return rows
+
+
+def _exponent(x):
+    """That of the power of 2 above the largest entry."""
+    return int(np.frexp(np.max(np.abs(x)))[1])
+
+
+def _one_thread_each(threads):
+    """A context in which products are not shared by threads, where several run side by side.
+
+    A quarter of the time: needs threadpoolctl, which scikit-learn brings.
+    """
+    if threads == 1 or not importlib.util.find_spec("threadpoolctl"):
+        return contextlib.nullcontext()
+    return importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas")
 
 
 def _cores():

@@ -50,6 +50,36 @@ def set_mask(tensor, mask):
     keras.src.backend.set_keras_mask(tensor, mask)
 
 
+def bound(method, model, args, kwargs):
+    """The arguments of a call of a method of Keras, by name."""
+    given = dict(inspect.signature(method).bind(model, *args, **kwargs).arguments)
+    return {name: value for name, value in given.items() if name != "self"}
+
+
+def after_step(model, found):
+    """``(logs, value_of)`` of what a training step returned.
+
+    Returns:
+        Dict of numbers, and a function from a variable to its value after the step, which on JAX
+        is not in the variable yet.
+    """
+    if keras.backend.backend() != "jax":
+        return found, keras.ops.convert_to_numpy
+    logs, state = found
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    values = {
+        id(variable): value
+        for each, those in zip(variables, state, strict=True)
+        for variable, value in zip(each, those, strict=True)
+    }
+    return logs, lambda x: keras.ops.convert_to_numpy(values.get(id(x), x))
+
+
 def compiled_metrics(model):
     """The metrics that compile() was given: names, functions and metrics."""
     compiled = getattr(model, "_compile_metrics", None)
@@ -152,6 +182,11 @@ def attributes_of(layer):
 def input_names(model):
     """Of each input of a graph of layers its names: that of its layer, and that of its tensor."""
     return [[x._keras_history.operation.name, x.name] for x in model.inputs]
+
+
+def output_layers(model):
+    """The layers that return the outputs of a graph of layers; none where the model is none."""
+    return [x._keras_history.operation for x in getattr(model, "outputs", None) or []]
 
 
 def symbolic_input(model):

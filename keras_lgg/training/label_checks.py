@@ -1,9 +1,9 @@
 """A look at the labels before a training compiles them away: what a step could not refuse."""
 
 import contextlib
-import inspect
+import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,7 +13,9 @@ from keras import ops
 from keras_lgg.checks import invalid
 from keras_lgg.graphs.labels import are_class_indices, known_values
 from keras_lgg.losses.base import GeometryLoss
+from keras_lgg.training import internals
 from keras_lgg.training.plans import Plan, labels_of
+from keras_lgg.training.remarks import one_class, warn
 
 
 class ChecksLabels:
@@ -27,33 +29,35 @@ class ChecksLabels:
     _labels_are_whole = False
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        given = _bound(keras.Model.fit, self, args, kwargs)
-        with self._checked(given) as held:
+        given = internals.bound(keras.Model.fit, self, args, kwargs)
+        with self._checked(given, remark=self._remark_on_one_class(given)) as held:
             validation = given.get("validation_data")
             if validation is not None:
                 given["validation_data"] = self._checked_data(validation, None, held)
             return super().fit(**given)  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        given = _bound(keras.Model.evaluate, self, args, kwargs)
+        given = internals.bound(keras.Model.evaluate, self, args, kwargs)
         if given.get("kwargs"):  # `fit` calls it with what it has looked at
             return super().evaluate(*args, **kwargs)  # type: ignore[misc]
         with self._checked(given):
             return super().evaluate(**given)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        with self._checked(_bound(keras.Model.train_on_batch, self, args, kwargs)):
+        with self._checked(internals.bound(keras.Model.train_on_batch, self, args, kwargs)):
             return super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        with self._checked(_bound(keras.Model.test_on_batch, self, args, kwargs)):
+        with self._checked(internals.bound(keras.Model.test_on_batch, self, args, kwargs)):
             return super().test_on_batch(*args, **kwargs)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def _checked(self, given: dict[str, Any]) -> Iterator[list[ValueError]]:
+    def _checked(
+        self, given: dict[str, Any], remark: Callable[..., None] | None = None
+    ) -> Iterator[list[ValueError]]:
         """Look at the data among the arguments; raise what was found where it came from."""
         held: list[ValueError] = []
-        given["x"] = self._checked_data(given.get("x"), given.get("y"), held)
+        given["x"] = self._checked_data(given.get("x"), given.get("y"), held, remark)
         self._labels_are_whole = given.get("y") is not None
         try:
             yield held
@@ -64,16 +68,30 @@ class ChecksLabels:
         finally:
             self._labels_are_whole = False
 
-    def _checked_data(self, x, y, held):
+    @staticmethod
+    def _remark_on_one_class(given):
+        """A function that warns of labels, of the whole data or of a batch, of one class."""
+        in_order = given.get("shuffle", True) is False
+        first = (given.get("batch_size") or 32) if in_order else None
+
+        def remark(penalty, labels, *, is_whole):
+            labels = labels.reshape(-1)[: first if is_whole else None]
+            batch = "all of the data" if is_whole and first is None else "the first batch"
+            warn(one_class(penalty, labels, batch))
+
+        return remark
+
+    def _checked_data(self, x, y, held, remark=None):
         readers = [p for p in self._plan.penalties if _reads_classes(p.loss)]
         if not readers:
             return x
         if isinstance(x, tuple | list) and y is None and 2 <= len(x) <= 3:  # validation data
             _check_labels(readers, x[1], is_whole=True)
         elif y is not None:
-            _check_labels(readers, y, is_whole=True)
+            _check_labels(readers, y, is_whole=True, remark=remark)
         else:
-            return _with_a_look(x, lambda y: _check_labels(readers, y, is_whole=False), held)
+            look = functools.partial(_check_labels, readers, is_whole=False, remark=remark)
+            return _with_a_look(x, look, held)
         return x
 
     def _class_numbers(self, y):
@@ -91,12 +109,6 @@ class ChecksLabels:
         return keras.tree.map_structure(as_integers, y)
 
 
-def _bound(method, model, args, kwargs):
-    """The arguments of a call of a method, by name."""
-    given = dict(inspect.signature(method).bind(model, *args, **kwargs).arguments)
-    return {name: value for name, value in given.items() if name != "self"}
-
-
 def _reads_classes(loss):
     """Whether a loss says what labels it reads: those of the package, and not one of one's own."""
     return isinstance(loss, GeometryLoss) and loss.needs_labels and "ignore_class" in loss._options
@@ -106,13 +118,14 @@ def _is_continuous(loss):
     return bool(loss._options.get("continuous"))
 
 
-def _check_labels(penalties, y, *, is_whole):
+def _check_labels(penalties, y, *, is_whole, remark=None):
     """Raise where targets, of which all values are here, are no labels for these penalties.
 
     Args:
         penalties: List of `Penalty` that read classes.
         y: Targets of the whole data, or of the first batch.
         is_whole: Which of the two.
+        remark: Function of a penalty and class numbers, which warns, or ``None``.
     """
     for penalty in penalties:
         labels = labels_of(penalty, y)
@@ -132,6 +145,8 @@ def _check_labels(penalties, y, *, is_whole):
                 f"labels of {known.dtype}; map them to int32",
             )
         _check_bits(known)
+        if remark is not None:
+            remark(penalty, known, is_whole=is_whole)
 
 
 def _check_bits(known):

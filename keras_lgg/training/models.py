@@ -11,6 +11,7 @@ from keras import ops
 from keras_lgg.losses import replicas
 from keras_lgg.training import internals
 from keras_lgg.training.finiteness import NotFinite
+from keras_lgg.training.first_steps import WatchesFirstSteps
 from keras_lgg.training.label_checks import ChecksLabels
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import Plan
@@ -19,7 +20,7 @@ from keras_lgg.training.teacher_cache import split_cached
 from keras_lgg.types import Tensor
 
 
-class PenalizedModel(ChecksLabels, keras.Model):
+class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
     """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of its loss.
 
     The total loss is the compiled loss, plus the `losses` of the layers inside, plus the sum of
@@ -97,7 +98,14 @@ class PenalizedModel(ChecksLabels, keras.Model):
         return self._core.get_layer(name, index)
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
-        self._core.summary(*args, **kwargs)
+        """As `keras.Model.summary`, of the plain network; then the penalties and what they tap."""
+        given = internals.bound(keras.Model.summary, self, args, kwargs)
+        self._core.summary(**given)
+        given.get("print_fn", print)("\n".join(self._plan.lines()))
+
+    def __repr__(self) -> str:
+        penalties = ", ".join(map(repr, self.penalties))
+        return f"<{type(self).__name__} '{self.name}' of '{self._core.name}': {penalties}>"
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.export`, of the plain network."""
@@ -185,13 +193,15 @@ class PenalizedModel(ChecksLabels, keras.Model):
         batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         views = self._recorded_views(split_cached(x)[0], y_pred, training)
         found = self._plan.values(x, self._class_numbers(y), views, training)
-        if self.not_finite.watching and training:
-            self.not_finite.update_state(*zip(*found, strict=True))
+        if training:
+            self.not_finite.update_state(total, [value for value, _ in found])
+            if self.not_finite.watching:
+                self.not_finite.look(*zip(*found, strict=True))
         for penalty, metric, (value, _) in zip(
             self.penalties, self._penalty_metrics, found, strict=True
         ):
             metric.update_state(value * replicas.local_count(), sample_weight=batch)
-            total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
+            total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)
         return total
 
     def _recorded_views(self, x, y_pred, training):
@@ -225,6 +235,11 @@ class PenalizedModel(ChecksLabels, keras.Model):
             for key, value in config.items()
         }
         return cls._restored(**restored)
+
+
+def network_of(model: keras.Model) -> keras.Model:
+    """The network whose layers a model taps: a base, a student, or the model itself."""
+    return model._core if isinstance(model, PenalizedModel) else model
 
 
 # Maps each model that runs inside `recording_taps` to what its taps saw.

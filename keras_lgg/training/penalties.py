@@ -13,7 +13,8 @@ from keras import ops
 
 from keras_lgg import checks
 from keras_lgg.graphs.pooling import check_pool
-from keras_lgg.losses.base import mean
+from keras_lgg.losses import replicas
+from keras_lgg.losses.base import GeometryLoss, mean
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
@@ -39,8 +40,10 @@ class Penalty:
             order in which they return (see `keras_lgg.layer_paths`); a layer itself is a tap, and
             the name of an output. ``None`` is the output of the model. A loss on single layers is
             averaged over its taps.
-        weight: Factor of the penalty in the total loss, at least 0. Or ``"balanced"``: the factor
-            follows the training, so that with respect to the last tap the norm of the weighted
+        weight: Factor of the penalty in the total loss, at least 0. ``None`` is the default of the
+            loss for a batch of that size, ``loss.default_weight(n)``, with which training goes
+            well in most networks: see :doc:`/which_loss`. Or ``"balanced"``: the factor follows
+            the training, so that with respect to the last tap the norm of the weighted
             penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
             through the network: that of the task's loss, and of penalties deeper in it. Both are
             running means (squared, over some 50 steps), read off in the backward pass that there
@@ -61,8 +64,8 @@ class Penalty:
 
     Attributes:
         weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
-            the next step, with no new ``compile``. Where it is balanced, a tensor: the factor of
-            the step to come.
+            the next step, with no new ``compile``. NaN stands for the default of the loss. Where
+            it is balanced, a tensor: the factor of the step to come.
 
     Raises:
         ValueError: If an argument is not of these forms.
@@ -70,6 +73,8 @@ class Penalty:
     Example:
         >>> import keras_lgg as lgg
         >>> penalty = lgg.Penalty(lgg.losses.GraphVariation(), taps=["conv1", "conv2"], weight=0.1)
+        >>> penalty
+        Penalty(GraphVariation(), taps=['conv1', 'conv2'], weight=0.1)
         >>> penalty.name, round(float(penalty.weight), 3)
         ('graph_variation', 0.1)
     """
@@ -78,7 +83,7 @@ class Penalty:
         self,
         loss: keras.losses.Loss | keras.distillation.DistillationLoss,
         taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
-        weight: float | str = 1.0,
+        weight: float | str | None = None,
         name: str | None = None,
         *,
         pool: str | None = None,
@@ -90,7 +95,7 @@ class Penalty:
         self.taps = taps if taps is None or _is_tap(taps) else list(taps)
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
-            self._weight = PenaltyWeight(check_weight(weight), "penalty_weight")
+            self._weight = PenaltyWeight(checked_weight(weight), "penalty_weight")
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
         check_pool(pool)
@@ -109,6 +114,12 @@ class Penalty:
         """What a model tracks: the weight, or what a balanced one is computed from."""
         return [self._weight] if self.balance is None else self.balance.variables
 
+    def __repr__(self) -> str:
+        others = [(n, getattr(self, n)) for n in ("pool", "mask", "labels")]
+        given = [("taps", self.taps), *weight_config(self).items(), *others]
+        options = [f"{name}={_shown(value)}" for name, value in given if value is not None]
+        return f"Penalty({', '.join([described(self.loss), *options])})"
+
     def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
@@ -124,6 +135,25 @@ class Penalty:
     def from_config(cls, config: dict[str, Any]) -> Self:
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
+
+
+def named_taps(penalties):
+    """The layers that penalties tap in the network that is trained, where they are named."""
+    found = []
+    for penalty in penalties:
+        for tap in layer_taps(penalty):
+            tap = tap[1] if isinstance(tap, list | tuple) else tap
+            found += [tap] if isinstance(tap, str) else []
+    return found
+
+
+def fresh(penalty, **changes):
+    """A penalty like another one, with a weight of its own, and these arguments in place."""
+    given = {name: getattr(penalty, name) for name in ("taps", "name", "pool", "mask", "labels")}
+    given |= {"loss": penalty.loss, **weight_config(penalty), **changes}
+    if given["weight"] != "balanced":
+        given.pop("fraction", None)
+    return Penalty(**given)
 
 
 def loss_on_layers(loss, representations, labels=None, memories=None):
@@ -215,25 +245,64 @@ def balance_of(weight, fraction):
     return None
 
 
-def weighted_value(penalty, value, training):
-    """The term of the total loss for the value of a penalty, or of a layer of one."""
+def _shown(value):
+    # A variable is of float32, whose further digits nobody has written.
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def described(loss):
+    """A loss in the words that make it; one of Keras by its class."""
+    return repr(loss) if isinstance(loss, GeometryLoss) else f"{type(loss).__name__}(...)"
+
+
+def weight_words(penalty):
+    """The weight of a penalty in words."""
+    weight = weight_config(penalty)["weight"]
+    if weight is None:
+        return "the default weight of the loss"
+    return "a balanced weight" if weight == "balanced" else f"weight {_shown(weight)}"
+
+
+def weighted_value(penalty, value, batch, training):
+    """The term of the total loss for the value of a penalty, or of a layer of one.
+
+    Args:
+        penalty: A `Penalty`, or a layer of one.
+        value: Scalar tensor.
+        batch: How many samples this replica holds.
+        training: Whether a balanced weight follows this step.
+    """
     if penalty.balance is not None and training:
         return penalty.balance.weighted(value)
-    return ops.cast(penalty.weight, value.dtype) * value
+    return ops.cast(weight_in_use(penalty, batch), value.dtype) * value
+
+
+def weight_in_use(penalty, batch):
+    """The factor of a penalty, or of a layer of one, for batches of this size."""
+    loss, weight = penalty.loss, penalty.weight
+    if not isinstance(weight, PenaltyWeight) or not weight.may_be_default:
+        return weight
+    n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
+    default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
+    weight = ops.convert_to_tensor(weight)
+    return ops.where(ops.isnan(weight), default, weight)
 
 
 def weight_config(penalty):
     """The arguments that give a penalty, or a layer of one, its weight."""
-    if penalty.balance is None:
-        return {"weight": float(penalty.weight)}
-    return {"weight": "balanced", "fraction": penalty.balance.fraction}
+    if penalty.balance is not None:
+        return {"weight": "balanced", "fraction": penalty.balance.fraction}
+    weight = float(penalty.weight)
+    return {"weight": None if math.isnan(weight) else weight}
 
 
-def check_weight(weight):
-    """Return the weight of a penalty as a float, or raise."""
+def checked_weight(weight):
+    """Return the weight of a penalty as a float, NaN for the default, or raise."""
+    if weight is None:
+        return math.nan
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight < math.inf:
-        expected = 'a finite number of at least 0, or "balanced"'
+        expected = 'a finite number of at least 0, "balanced", or None'
         raise checks.invalid("weight", expected, repr(weight))
     return float(weight)
 

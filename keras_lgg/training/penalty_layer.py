@@ -12,7 +12,7 @@ from keras_lgg.training import internals
 from keras_lgg.training.penalties import (
     balance_of,
     check_loss,
-    check_weight,
+    checked_weight,
     is_keras_distillation,
     loss_needs_labels,
     loss_on_layers,
@@ -36,8 +36,9 @@ class GeometryPenalty(keras.layers.Layer):
     Args:
         loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
             ``(labels, representation)``.
-        weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``. Or
-            ``"balanced"``, see `keras_lgg.Penalty`; the last of the inputs is the last tap.
+        weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``; or ``None``,
+            the default of the loss, or ``"balanced"``, see `keras_lgg.Penalty`; the last of the
+            inputs is the last tap.
         pool: How a representation ``(n, T, ..., c)`` with positions is pooled to one vector a
             sample, see `keras_lgg.Penalty`; Keras's masks are respected.
         fraction: Of a balanced weight, positive; 0.1 by default.
@@ -72,7 +73,7 @@ class GeometryPenalty(keras.layers.Layer):
     def __init__(
         self,
         loss: keras.losses.Loss,
-        weight: float | str = 1.0,
+        weight: float | str | None = None,
         *,
         pool: str | None = None,
         fraction: float | None = None,
@@ -94,7 +95,7 @@ class GeometryPenalty(keras.layers.Layer):
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
             with self._open_name_scope():
-                self._weight = PenaltyWeight(check_weight(weight), "weight")
+                self._weight = PenaltyWeight(checked_weight(weight), "weight")
         else:  # in a list, where Keras finds them
             self._weight = self.balance.variables
         # On JAX, Keras keeps the metrics out of the forward pass.
@@ -135,10 +136,10 @@ class GeometryPenalty(keras.layers.Layer):
             finite = ops.isfinite(ops.stop_gradient(value))
             self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
         # Keras divides what is added by the number of replicas; the value is a replica's share.
-        value = value * replicas.local_count()
+        value, batch = value * replicas.local_count(), ops.shape(last)[0]
         if self._value is not None:
-            self._value.update_state(value, sample_weight=ops.shape(last)[0])
-        self.add_loss(weighted_value(self, value, training))
+            self._value.update_state(value, sample_weight=batch)
+        self.add_loss(weighted_value(self, value, batch, training))
         return last
 
     def build(self, input_shape: Any) -> None:

@@ -11,15 +11,17 @@ from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training import internals
 from keras_lgg.training.calls import first_input
 from keras_lgg.training.parts import in_parts
-from keras_lgg.training.paths import position_of
+from keras_lgg.training.paths import place_of, position_of
 from keras_lgg.training.penalties import (
     base_penalty,
     check_penalties,
+    described,
     is_keras_distillation,
     layer_taps,
     loss_needs_labels,
     loss_on_layers,
     memories_of,
+    weight_words,
 )
 from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.training.taps import Tapped, seen_output
@@ -181,6 +183,26 @@ class Plan:
         """The last layer of the trained network that a penalty looks at; ``None``, the output."""
         raise NotImplementedError
 
+    def lines(self):
+        """What a summary says: of each penalty its loss, its weight, and its taps with shapes."""
+        shapes = self._tapped_shapes()
+        for i, penalty in enumerate(self.penalties):
+            yield f"Penalty '{penalty.name}': {described(penalty.loss)}, {weight_words(penalty)}"
+            for j, place in enumerate(self.places(penalty)):
+                yield f"    {place}" + (f"  {shapes[i][j]}" if shapes else "")
+
+    def _tapped_shapes(self):
+        """Of each penalty the shapes of its `places`; ``None`` where they are not known yet."""
+        inputs = internals.symbolic_inputs(self.network) if self.network.built else None
+        if inputs is None or getattr(self, "teacher", self) is None:
+            return None
+        representations = internals.symbolic_outputs(self._shapes, inputs[0])
+        return [[tuple(x.shape) for x in keras.tree.flatten(each)] for each in representations]
+
+    def tapped_layers(self, penalty):
+        """The layers of the trained network that a penalty looks at, as far as they are known."""
+        raise NotImplementedError
+
     @staticmethod
     def places(penalty):
         """Names of all that a penalty looks at."""
@@ -212,6 +234,11 @@ class OneNetwork(Plan):
     @staticmethod
     def places(penalty):
         return ["the output"] if penalty.taps is None else layer_taps(penalty)
+
+    def tapped_layers(self, penalty):
+        if penalty.taps is None:
+            return internals.output_layers(self.network)
+        return [place_of(self.network, path).layer for path in layer_taps(penalty)]
 
     def positions(self):
         """Where the tapped layers stand, for a file."""

@@ -111,9 +111,10 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         x = first_input(calls[0].args, calls[0].kwargs)
         found = self._plan.values(x, y, self._seen_by(calls[0], x, training), training)
         total = ops.zeros((), "float32")
+        batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
-            total = total + ops.cast(weighted_value(penalty, value, training), total.dtype)
+            total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)
         return total
 
     def _seen_by(self, call, x, training):

@@ -9,7 +9,7 @@ from keras_lgg.losses import replicas
 from keras_lgg.losses.base import mean
 from keras_lgg.training import internals
 from keras_lgg.training.parts import in_parts
-from keras_lgg.training.paths import has_path, path_at, position_of
+from keras_lgg.training.paths import has_path, path_at, place_of, position_of
 from keras_lgg.training.penalties import (
     check_penalties,
     is_keras_distillation,
@@ -48,6 +48,12 @@ class TeacherStudent(Plan):
     @staticmethod
     def last_tap(penalty):
         return teacher_student_taps(penalty)[-1][1]
+
+    def tapped_layers(self, penalty):
+        paths = [path for _, path in teacher_student_taps(penalty)]
+        if None in paths:
+            return internals.output_layers(self.network)
+        return [place_of(self.network, path).layer for path in paths]
 
     @staticmethod
     def places(penalty):

@@ -2,15 +2,15 @@
 
 import collections
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from keras_lgg.checks import invalid, require
 from keras_lgg.training.models import PenalizedModel
-from keras_lgg.training.penalties import Penalty, check_penalties
+from keras_lgg.training.penalties import Penalty, check_penalties, named_taps
 from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.tuning.space import penalty_spaces
 
@@ -113,16 +113,23 @@ class PenaltyHyperModel(kt.HyperModel):
         """As `keras.Model.fit`, with the batches in the order that the seed gives."""
         self._set_seed(hp)
         self._times_trained[_key(hp)] += 1
-        return super().fit(hp, model, *args, **kwargs)
+        # A weight that ruins the network is a trial of a bad score, and no reason to stop.
+        callbacks = [*kwargs.pop("callbacks", []), keras.callbacks.TerminateOnNaN()]
+        return super().fit(hp, model, *args, callbacks=callbacks, **kwargs)
+
+    @property
+    def taps(self) -> list[str]:
+        """The layers that the templates tap in the network that is trained."""
+        return named_taps(space.template for space in self._spaces)
 
     def penalties(self, hp: kt.HyperParameters) -> list[Penalty]:
         """Fresh copies of the penalties, as `hp` chooses them."""
         return [space.penalty(hp) for space in self._spaces]
 
     def weights(self, hp: kt.HyperParameters) -> dict[str, float]:
-        """The weight of each penalty by its name, as `hp` chooses it; but for balanced ones."""
+        """The weight of each penalty by its name, as `hp` chooses it, where it is a number."""
         chosen = {space.template.name: space.choose(hp)[0] for space in self._spaces}
-        return {name: weight for name, weight in chosen.items() if weight != "balanced"}
+        return {name: weight for name, weight in chosen.items() if isinstance(weight, float)}
 
     def others(self, hp: kt.HyperParameters) -> dict[str, Any]:
         """All that `hp` chooses but the weights, by hyperparameter; of taps, their name."""
@@ -158,7 +165,7 @@ def _check_model(model, penalties):
     acting = list(_acting(model))
     for penalty in penalties:
         weights = [weight for loss, weight in acting if loss is penalty.loss]
-        if not any(math.isclose(w, penalty.weight, rel_tol=1e-5) for w in weights):
+        if not np.isclose(weights, float(penalty.weight), rtol=1e-5, atol=0, equal_nan=True).any():
             found = f"it with the weights {weights}" if weights else "a model without its loss"
             raise kt.errors.FatalValueError(
                 f"The penalty '{penalty.name}' does not act with its weight. Expected each of "

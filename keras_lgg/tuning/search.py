@@ -16,6 +16,7 @@ import keras_tuner as kt
 from keras_lgg.checks import check_choice, check_positive_integer, described_by, invalid, require
 from keras_lgg.training.penalties import Penalty
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
+from keras_lgg.tuning.objectives import Measuring, is_measure
 from keras_lgg.tuning.result import PenaltySearch
 from keras_lgg.tuning.storage import check_search, keep_whole
 
@@ -59,9 +60,13 @@ def search_penalty_weights(
         data: ``(x, y)``, ``(x, y, sample_weight)``, or anything else that `keras.Model.fit` takes
             as ``x``, such as a dataset.
         validation_data: Of the same forms, as in `keras.Model.fit`.
-        objective: What the best trial has the best of, over its epochs: the name of a metric that
-            KerasTuner knows to be minimised or maximised, or a ``keras_tuner.Objective``, such as
-            ``Objective("val_smoothness_variation", "min")``, or a list of them.
+        objective: What the best trial has the best of, over its epochs: what a penalty is for, by
+            a name of `compare`, such as ``"noise_accuracy"``, ``"recall@1"`` or
+            ``"student_accuracy"``, measured on ``validation_data`` at the end of each epoch, which
+            are then arrays ``(x, y)``; or the name of a metric that KerasTuner knows to be
+            minimised or maximised, or a ``keras_tuner.Objective``, such as
+            ``Objective("val_smoothness_variation", "min")``, or a list of them. By clean accuracy
+            a penalty for robustness has the best weight 0.
         trials: Number of trials; by default 10, in a grid all. Hyperband, whose number follows
             from ``epochs`` and its ``factor``, takes none.
         tuner: ``"bayesian"``, ``"random"``, ``"hyperband"``, ``"grid"``, or a class of tuners.
@@ -120,6 +125,10 @@ def search_penalty_weights(
         build, penalties, weights=weights, k=k, power=power, alpha=alpha, taps=taps, seed=seed
     )
     tuner_class = _tuner_class(tuner)
+    measuring = []
+    if isinstance(objective, str) and is_measure(objective):
+        measuring = [Measuring(objective, hypermodel.taps, validation_data)]
+        objective = measuring[0].objective
     options = {
         "objective": objective,
         "executions_per_trial": executions_per_trial,
@@ -148,7 +157,7 @@ def search_penalty_weights(
         y=y,
         sample_weight=sample_weight,
         validation_data=validation_data,
-        callbacks=[_ObjectiveIsLogged(searcher.oracle.objective), *callbacks],
+        callbacks=[*measuring, _ObjectiveIsLogged(searcher.oracle.objective), *callbacks],
         **fit_options,
     )
     _warn_of_failures(searcher.oracle)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_lgg.checks import check_positive_integer, invalid
-from keras_lgg.training.penalties import Penalty
+from keras_lgg.training.penalties import Penalty, fresh, weight_config
 
 PER_DECADE = 4  # weights that are nearer to each other train the same network, but for noise
 LOSS_ARGUMENTS = ("k", "power", "alpha")
@@ -44,7 +44,8 @@ class PenaltySpace:
             return weight, labels if weight else {}
 
     def _own_weight(self):
-        return "balanced" if self.template.balance else _plain(self.template.weight)
+        weight = weight_config(self.template)["weight"]
+        return _plain(weight) if isinstance(weight, float) else weight
 
     def _labels(self, hp):
         return {
@@ -57,10 +58,7 @@ class PenaltySpace:
         chosen = {argument: self.options[argument][label] for argument, label in labels.items()}
         taps = chosen.pop("taps", self.template.taps)
         loss = _with_arguments(self.template.loss, chosen)
-        kept = {"labels": self.template.labels}
-        if weight == "balanced":
-            kept["fraction"] = self.template.balance.fraction
-        return Penalty(loss, taps, weight, self.template.name, **kept)
+        return fresh(self.template, loss=loss, taps=taps, weight=weight)
 
     def combinations(self):
         """How many penalties there are to try."""

@@ -37,7 +37,9 @@ def distiller():
 def with_layer(**kwargs):
     inputs, labels = keras.Input((4,)), keras.Input((), dtype="int32")
     h = layers.Dense(5)(inputs)
-    penalty = lgg.layers.GeometryPenalty(losses.GraphSmoothness(), name="smooth", **kwargs)
+    penalty = lgg.layers.GeometryPenalty(
+        losses.GraphSmoothness(), **{"weight": 1.0, "name": "smooth", **kwargs}
+    )
     return keras.Model([inputs, labels], penalty(h, labels=labels))
 
 
@@ -292,7 +294,7 @@ def test_invalid_arguments(arguments, message):
 
 
 def penalties(*names):
-    return [lgg.Penalty(losses.GraphSmoothness(), "h1", name=name) for name in names]
+    return [lgg.Penalty(losses.GraphSmoothness(), "h1", 1.0, name=name) for name in names]
 
 
 @NO_HEAD

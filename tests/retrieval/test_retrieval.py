@@ -1,7 +1,9 @@
 """Recall, precision and ranks against a slow reference and pytorch-metric-learning's numbers."""
 
+import importlib.util
 import json
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -12,6 +14,8 @@ from keras_lgg.retrieval import search
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "retrieval.json"
 METRICS = ("cosine", "euclidean", "inner")
+NEEDS_FAISS = pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="needs the extra")
+ENGINES = ["numpy", pytest.param("faiss", marks=NEEDS_FAISS)]
 
 
 def similarity(metric, a, b):
@@ -96,6 +100,24 @@ def test_labels_of_several_classes():
     assert_close(found, slow(x, None, lambda i, j: (labels[i] * labels[j]).any()))
 
 
+def test_labels_of_several_classes_of_queries_and_keys():
+    (x, _), (keys, _) = draw(5, 30), draw(6, 50)
+    rng = np.random.default_rng(5)
+    labels, key_labels = ((rng.random((n, 6)) < 0.3).astype("float32") for n in (30, 50))
+    found = retrieval.evaluate(x, keys, labels=labels, key_labels=key_labels)
+    assert_close(found, slow(x, keys, lambda i, j: labels[i] @ key_labels[j] > 0))
+
+
+def test_class_numbers_of_any_size():
+    x, labels = draw(5)
+    big = 2**62 + labels  # equal, where they are compared in floats
+    expected = retrieval.evaluate(x, x, labels=labels, key_labels=labels)
+    for of_keys in (big, big.astype("uint64")):
+        assert_close(retrieval.evaluate(x, x, labels=big, key_labels=of_keys), expected)
+    floats = labels.astype("float32")
+    assert_close(retrieval.evaluate(x, x, labels=labels, key_labels=floats), expected)
+
+
 def test_pairs():
     (x, _), (keys, _) = draw(6, 30), draw(7, 40)
     of_each = np.random.default_rng(6).integers(0, 40, 30)
@@ -126,14 +148,28 @@ def test_queries_alone_in_their_class_do_not_count():
         retrieval.evaluate(x, labels=np.arange(20))
 
 
-def test_blocks_and_threads(monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_blocks_and_threads(monkeypatch, engine):
     x, labels = draw(11)
-    whole = retrieval.evaluate(x, labels=labels), retrieval.neighbours(x, k=7)
+    options = {"engine": engine, "metric": "euclidean"}
+    x = x + np.random.default_rng(0).normal(size=x.shape)  # no ties: faiss has its own order there
+    whole = retrieval.evaluate(x, labels=labels, **options), retrieval.neighbours(x, k=7, **options)
     monkeypatch.setattr(search, "ENTRIES", 150)
-    parts = retrieval.evaluate(x, labels=labels), retrieval.neighbours(x, k=7)
+    monkeypatch.setattr(search, "FEW_ENTRIES", 1)
+    monkeypatch.setattr(search, "_cores", lambda: 3)
+    parts = retrieval.evaluate(x, labels=labels, **options), retrieval.neighbours(x, k=7, **options)
     assert_close(parts[0], whole[0])
-    for a, b in zip(parts[1], whole[1], strict=True):
-        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(parts[1][0], whole[1][0])
+    np.testing.assert_allclose(parts[1][1], whole[1][1], rtol=1e-4)
+
+
+def test_without_threadpoolctl(monkeypatch):
+    x, labels = draw(11)
+    expected = retrieval.evaluate(x, labels=labels)
+    monkeypatch.setattr(search, "FEW_ENTRIES", 1)
+    monkeypatch.setattr(search, "_cores", lambda: 2)
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+    assert_close(retrieval.evaluate(x, labels=labels), expected)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -151,6 +187,66 @@ def test_neighbours(metric, own):
         np.testing.assert_allclose(values[i], exact, atol=1e-3)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("own", [True, False])
+def test_many_samples(metric, own):
+    """So many that not all keys are candidates: of a cluster, as of them all."""
+    rng = np.random.default_rng(3)
+    labels, key_labels = rng.integers(0, 8, 60), rng.integers(0, 8, 250)
+    centres = rng.normal(size=(8, 16))
+    x, keys = (centres[of] + rng.normal(size=(len(of), 16)) for of in (labels, key_labels))
+    x[:3], keys[40:45] = 0, 0
+    if metric != "euclidean":  # products of signs tie
+        x, keys = np.sign(x), np.sign(keys)
+    if own:
+        x, labels, keys, key_labels = keys, key_labels, None, None
+    among = labels if own else key_labels
+    found = retrieval.evaluate(x, keys, labels=labels, key_labels=key_labels, metric=metric)
+    assert_close(found, slow(x, keys, lambda i, j: labels[i] == among[j], metric=metric))
+    indices, _ = retrieval.neighbours(x, keys, metric=metric)
+    for i in range(0, len(x), 10):
+        expected = ranked(metric, x, x if own else keys, i, own)[:10]
+        assert indices[i].tolist() == expected
+
+
+@NEEDS_FAISS
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("own", [True, False])
+def test_faiss(metric, own):
+    rng = np.random.default_rng(4)
+    x, keys = rng.normal(size=(90, 5)), None if own else rng.normal(size=(120, 5))
+    for options in ({"k": 6}, {"k": 500}):
+        found, expected = (
+            retrieval.neighbours(x, keys, metric=metric, engine=engine, **options)
+            for engine in ("faiss", "numpy")
+        )
+        assert [a.dtype for a in found] == [a.dtype for a in expected]
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+    labels = {"labels": rng.integers(0, 20, 90)}
+    if not own:
+        labels["key_labels"] = rng.integers(0, 20, 120)
+    found, expected = (
+        retrieval.evaluate(x, keys, metric=metric, engine=engine, k=[1], **labels)
+        for engine in ("faiss", "numpy")
+    )
+    assert_close(found, expected)
+
+
+@NEEDS_FAISS
+def test_faiss_leaves_the_own_row_out_where_all_are_equal():
+    found, values = retrieval.neighbours(np.ones((12, 3)), k=4, engine="faiss")
+    assert (found != np.arange(12)[:, None]).all()
+    assert all(len(set(row)) == 4 for row in found.tolist())
+    np.testing.assert_allclose(values, 1, rtol=1e-6)
+
+
+def test_faiss_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"extra 'faiss'.*keras_lgg\[faiss\]"):
+        retrieval.neighbours(X, engine="faiss")
+
+
 def test_all_neighbours_where_there_are_fewer():
     assert retrieval.neighbours(draw(0, 5)[0], k=10)[0].shape == (5, 4)
     assert retrieval.neighbours(draw(0, 5)[0], draw(1, 5)[0], k=10)[0].shape == (5, 5)
@@ -162,19 +258,25 @@ def test_distances_far_from_the_origin():
     assert (near == far).mean() > 0.95
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_cosines_at_any_scale(scale):
-    x, labels = draw(14)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_any_scale(metric, scale):
+    x, labels = draw(14, metric=metric)
     scaled = x * np.float32(scale)
-    assert_close(retrieval.evaluate(scaled, labels=labels), retrieval.evaluate(x, labels=labels))
-
-
-def test_order_is_that_of_a_stable_sort():
-    rng = np.random.default_rng(0)
-    values = rng.choice(np.array([-np.inf, -3e38, -1, -0.0, 0.0, 1e-40, 2, 3e38], "float32"), 500)
-    expected = np.argsort(-values, kind="stable")
-    np.testing.assert_array_equal(search._order(values), expected)
-    np.testing.assert_array_equal(search.largest(values, 77), expected[:77])
+    options = {"labels": labels, "metric": metric}
+    assert_close(retrieval.evaluate(scaled, **options), retrieval.evaluate(x, **options))
+    if metric == "euclidean":
+        found, expected = (retrieval.neighbours(a, metric=metric)[1] for a in (scaled, x))
+        np.testing.assert_allclose(found, scale * expected, rtol=1e-3)
+        found, expected = (retrieval.neighbours(a, 50 * a, metric=metric)[1] for a in (scaled, x))
+        np.testing.assert_allclose(found, scale * expected, rtol=1e-3)
+        exact = [np.linalg.norm(50 * x - query, axis=1).min() for query in x]
+        np.testing.assert_allclose(expected[:, 0], exact, rtol=1e-3)
+    if metric == "inner":  # of two sides, each has its own
+        found, values = retrieval.neighbours(scaled, x / np.float32(scale), metric=metric)
+        expected = retrieval.neighbours(x, x, metric=metric)
+        np.testing.assert_array_equal(found, expected[0])
+        np.testing.assert_allclose(values, expected[1], rtol=1e-5)
 
 
 def test_models_and_tensors():
@@ -220,9 +322,10 @@ X, Y = np.ones((4, 2)), [0, 0, 1, 1]
         ({"queries": X, "labels": Y, "key_labels": Y}, "keys=None"),
         ({"queries": X, "keys": np.ones((4, 3)), "labels": Y, "key_labels": Y}, "width.*2"),
         ({"queries": X, "labels": Y, "metric": "cos"}, "metric"),
+        ({"queries": X, "labels": Y, "engine": "annoy"}, "engine.*faiss"),
         ({"queries": X, "labels": Y, "k": [0]}, "k"),
         ({"queries": X, "labels": Y, "k": []}, "cut-offs"),
-        ({"queries": X * np.nan, "labels": Y}, "4 rows with a NaN"),
+        ({"queries": X * np.nan, "labels": Y}, "NaN or infinite values in 4 of 4 rows"),
         ({"queries": X, "keys": X, "pairs": [0, 1, 2, 4]}, "keys from 0 to 3. Received.*0 to 4"),
         ({"queries": X, "keys": X, "pairs": [0, 1]}, "a key for each of the 4 queries"),
         ({"queries": X, "pairs": [0, 1, 2, 3]}, "no query paired with itself"),

@@ -108,7 +108,7 @@ def embedders(options):
 def penalized(options):
     """Classifiers, each with a penalty of its own, or with a layer that holds one."""
     penalties = {
-        "smoothness_variation": (losses.SmoothnessVariation(num_classes=3, **options), 0.01),
+        "smoothness_variation": (losses.SmoothnessVariation(num_classes=3, **options), None),
         "smoothness_variation_knn": (losses.SmoothnessVariation(k=3, **options), 0.01),
         "graph_variation": (losses.GraphVariation(**options), 0.01),
     }

@@ -25,6 +25,8 @@ CASES = [
     {"name": "one class", "seed": 2, "n": 30, "d": 4, "classes": 1, "keys": 0},
     {"name": "queries and keys", "seed": 3, "n": 40, "d": 6, "classes": 8, "keys": 90},
     {"name": "classes without keys", "seed": 4, "n": 40, "d": 6, "classes": 60, "keys": 30},
+    {"name": "many of a class", "seed": 5, "n": 900, "d": 8, "classes": 6, "keys": 0},
+    {"name": "few of many", "seed": 6, "n": 300, "d": 8, "classes": 90, "keys": 1500},
 ]
 
 

@@ -92,8 +92,9 @@ def score(monkeypatch):
 
 
 def closeness(penalty):
-    """Best, and 1, at the weight 0.1."""
-    return 1 / (1 + abs(np.log10(max(float(penalty.weight), 1e-9)) + 1))
+    """Best, and 1, at the weight 0.1; the default counts as 1."""
+    weight = np.nan_to_num(float(penalty.weight), nan=1.0)
+    return 1 / (1 + abs(np.log10(max(weight, 1e-9)) + 1))
 
 
 def search(penalties=None, *, make=build, **options):

@@ -1,0 +1,172 @@
+"""What a trained network is measured by, by name."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.graphs.arrays import host_array
+from keras_lgg.retrieval.evaluation import evaluate as retrieve
+from keras_lgg.retrieval.evaluation import measure_names
+from keras_lgg.robustness.corruptions import GaussianNoise
+from keras_lgg.robustness.evaluation import evaluate
+from keras_lgg.robustness.faults import DroppedUnits
+from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
+
+BEST = ("max", "min")
+LEVELS = (20, 15, 10, 5, 0)  # dB, of "noise_accuracy"
+BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A number that says what a trained network is worth.
+
+    Args:
+        name: Its name, in tables and figures.
+        value: Function ``value(network, x, y)`` of a plain Keras model and the test data, which
+            returns a number.
+        best: ``"max"`` where more is better, or ``"min"``.
+        is_share: Whether it is a share of 1, which is shown in percent.
+
+    Example:
+        >>> from keras_lgg.comparison import Measure
+        >>> import numpy as np
+        >>> def width(network, x, y):
+        ...     return network.output_shape[-1]
+        >>> Measure("width", width, best="min").name
+        'width'
+    """
+
+    name: str
+    value: Callable[[keras.Model, Any, Any], float]
+    best: str = "max"
+    is_share: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.value):
+            raise checks.invalid("value", "a function value(network, x, y)", repr(self.value))
+        checks.check_choice("best", self.best, BEST)
+
+    def of(self, network: keras.Model, x: Any, y: Any) -> float:
+        """The value as it is shown, in percent where it is a share."""
+        value = float(self.value(network, x, y))
+        return 100 * value if self.is_share else value
+
+
+def measure(given: Any, taps: Sequence[str] = ()) -> Measure:
+    """The `Measure` that a name, a perturbation or a measure stands for.
+
+    Args:
+        given: ``"accuracy"``, also called ``"student_accuracy"``; ``"noise_accuracy"``, the mean
+            over five levels of Gaussian noise on inputs in [0, 1], from 20 to 0 dB;
+            ``"dropped_units_accuracy"``, the mean over `robustness.DroppedUnits` at ``taps``;
+            ``"mean_squared_error"``; or a name of `retrieval.evaluate`, such as ``"recall@1"``, of
+            the outputs as embeddings. Or a perturbation of `robustness`: the mean accuracy over its
+            severities. Or a `Measure`.
+        taps: Where units are dropped.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(given, Measure):
+        return given
+    if isinstance(given, DataPerturbation | ModelPerturbation):
+        return Measure(f"accuracy, {given.name}", _under(given), is_share=True)
+    if given in ("accuracy", "student_accuracy"):
+        return Measure(given, _accuracy, is_share=True)
+    if given == "noise_accuracy":
+        return Measure(given, _under(GaussianNoise(snr=LEVELS)), is_share=True)
+    if given == "dropped_units_accuracy":
+        return Measure(given, _under(DroppedUnits(_named(taps))), is_share=True)
+    if given == "mean_squared_error":
+        return Measure(given, _squared_error, best="min")
+    if is_of_retrieval(given):
+        return Measure(given, _retrieval(given), is_share=True)
+    raise checks.invalid("measures", f"one of {NAMES}, a perturbation or a Measure", repr(given))
+
+
+NAMES = (
+    "accuracy",
+    "student_accuracy",
+    "noise_accuracy",
+    "dropped_units_accuracy",
+    "mean_squared_error",
+    "recall@1",
+    *measure_names([1])[1:],
+)
+
+
+def is_of_retrieval(name):
+    """Whether a name is one of `retrieval.evaluate`, at any cut-off."""
+    name, _, cutoff = str(name).partition("@")
+    if name == "recall":
+        return cutoff.isdigit() and int(cutoff) > 0
+    return str(name) + ("@" + cutoff if cutoff else "") in measure_names([1])
+
+
+def _named(taps):
+    if not taps:
+        raise checks.invalid(
+            "measures",
+            "penalties with taps for 'dropped_units_accuracy', or robustness.DroppedUnits(taps)",
+            "no taps",
+        )
+    return tuple(dict.fromkeys(taps))
+
+
+def _accuracy(network, x, y):
+    outputs, labels = _outputs(network, x), class_numbers(y)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise checks.invalid("measures", "a network of (n, classes)", f"outputs {outputs.shape}")
+    return np.mean(outputs.argmax(axis=1) == labels)
+
+
+def _under(perturbation):
+    def value(network, x, y):
+        outputs = _outputs(network, keras.tree.map_structure(lambda a: a[:BATCH], x))
+        sums = outputs.sum(axis=-1)
+        is_distribution = (outputs >= 0).all() and np.allclose(sums, 1, atol=1e-3)
+        table = evaluate(
+            network,
+            (x, class_numbers(y)),
+            [perturbation],
+            from_logits=not is_distribution,
+            progress=False,
+        )
+        return table["accuracy"].iloc[1:].mean()
+
+    return value
+
+
+def _squared_error(network, x, y):
+    outputs = _outputs(network, x)
+    y = np.asarray(y, outputs.dtype).reshape(outputs.shape)
+    return np.mean((outputs - y) ** 2)
+
+
+def _retrieval(name):
+    cutoff = int(name.partition("@")[2]) if name.startswith("recall@") else 1
+
+    def value(network, x, y):
+        return retrieve(_outputs(network, x), labels=class_numbers(y), k=[cutoff])[name]
+
+    return value
+
+
+def _outputs(network, x):
+    outputs = network.predict(x, batch_size=BATCH, verbose=0)
+    if not isinstance(outputs, np.ndarray):
+        raise checks.invalid("measures", "networks of one output", f"{len(outputs)} outputs")
+    return outputs
+
+
+def class_numbers(y):
+    """Class numbers ``(n,)`` of labels ``(n,)``, ``(n, 1)`` or one-hot ``(n, c)``."""
+    y = host_array("y", y, "class labels")
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(axis=1)
+    return y.reshape(-1)

@@ -1,0 +1,141 @@
+"""What a comparison found: the values of each run, effects, a verdict, a figure."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_lgg import checks
+from keras_lgg.comparison.measures import Measure
+from keras_lgg.plots.comparison import effects as draw_effects
+from keras_lgg.types import DataFrame, Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The values of each variant in each run, and what they say.
+
+    Attributes:
+        values: Dict from the name of each variant, the baseline first, to a dict from the name of
+            each measure to an array ``(seeds,)``; shares are in percent.
+        measures: The measures.
+        seeds: Of the runs.
+
+    Its text is `to_markdown` and `verdict`.
+    """
+
+    values: dict[str, dict[str, np.ndarray]]
+    measures: list[Measure]
+    seeds: list[int]
+
+    @property
+    def baseline(self) -> str:
+        """Name of the variant that the others are compared with."""
+        return next(iter(self.values))
+
+    def effects(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """By variant and measure the mean of the differences to the baseline, and their spread.
+
+        The differences are of runs of the same seed; the spread is their standard deviation (of a
+        sample), NaN for one seed.
+        """
+        base = self.values[self.baseline]
+        return {
+            variant: {name: _mean_and_spread(found[name] - base[name]) for name in found}
+            for variant, found in self.values.items()
+            if variant != self.baseline
+        }
+
+    def verdict(self) -> str:
+        """In words what each variant gains and loses, and whether that is beyond the spread."""
+        return "\n".join(self._sentence(*each) for each in self.effects().items())
+
+    def _sentence(self, variant, effects):
+        parts = [
+            f"{measure.name} {_signed(*effects[measure.name], measure)}"
+            for measure in self.measures
+        ]
+        better = [m.name for m in self.measures if _is_beyond(effects[m.name], m.best)]
+        worse = [m.name for m in self.measures if _is_beyond(effects[m.name], _other(m.best))]
+        said = [f"gains in {' and '.join(better)}"] if better else []
+        said += [f"loses in {' and '.join(worse)}"] if worse else []
+        if len(self.seeds) == 1:
+            conclusion = "of one seed, which has no spread"
+        elif said:
+            conclusion = f"{', '.join(said)}, beyond the spread over {len(self.seeds)} seeds"
+        else:
+            conclusion = f"all within the spread over {len(self.seeds)} seeds"
+        return f"{variant}, to {self.baseline}: {'; '.join(parts)}: {conclusion}."
+
+    def to_frame(self) -> DataFrame:
+        """A pandas DataFrame with a row a run: ``variant, seed`` and a column a measure."""
+        pandas = checks.require("pandas", "robustness")
+        return pandas.concat(
+            [
+                pandas.DataFrame({"variant": variant, "seed": self.seeds, **found})
+                for variant, found in self.values.items()
+            ],
+            ignore_index=True,
+        )
+
+    def to_markdown(self) -> str:
+        """A table of means ± standard deviations over the seeds, and of the effects."""
+        head = ["", *(f"{m.name} (%)" if m.is_share else m.name for m in self.measures)]
+        rows = [head, ["---"] * len(head)]
+        effects = self.effects()
+        for variant, found in self.values.items():
+            cells = []
+            for m in self.measures:
+                mean, spread = _mean_and_spread(found[m.name])
+                text = f"{mean:.{_digits(m)}f}" + _plus_minus(spread, m)
+                if variant in effects:
+                    text += f" ({_signed(*effects[variant][m.name], m)})"
+                cells.append(text)
+            rows.append([variant, *cells])
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+    def __str__(self) -> str:
+        return f"{self.to_markdown()}\n\n{self.verdict()}"
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def plot(self, **options: Any) -> Figure:
+        """The figure of `plots.effects`, of these values."""
+        return draw_effects(
+            {
+                f"{m.name} (%)" if m.is_share else m.name: {
+                    variant: found[m.name] for variant, found in self.values.items()
+                }
+                for m in self.measures
+            },
+            **options,
+        )
+
+
+def _mean_and_spread(values):
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), spread
+
+
+def _is_beyond(effect, best):
+    """Whether an effect is better, or with the other ``best`` worse, beyond its spread."""
+    mean, spread = effect
+    return (mean if best == "max" else -mean) > spread  # never, where that is NaN
+
+
+def _other(best):
+    return "min" if best == "max" else "max"
+
+
+def _digits(measure):
+    return 1 if measure.is_share else 3
+
+
+def _signed(mean, spread, measure):
+    unit = " points" if measure.is_share else ""
+    return f"{mean:+.{_digits(measure)}f}{_plus_minus(spread, measure)}{unit}"
+
+
+def _plus_minus(spread, measure):
+    return "" if np.isnan(spread) else f" ± {spread:.{_digits(measure)}f}"

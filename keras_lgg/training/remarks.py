@@ -1,0 +1,169 @@
+"""What looks wrong about a training: the remarks that `fit` makes in its first steps."""
+
+import itertools
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lgg.losses.base import GeometryLoss
+from keras_lgg.losses.cross_batch import CrossBatch
+
+FAR = 1000.0  # times more, or less, than the loss of the task
+ROUNDING = 1e-6  # of a sum in float32
+FEW = 4  # samples by which taps are compared
+# Layers whose outputs have no bound, where no activation gives them one.
+UNBOUNDED = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+)
+BOUNDED = {"sigmoid", "softmax", "tanh", "softsign", "hard_sigmoid", "hard_tanh", "relu6"}
+
+
+def warn(remark):
+    """A warning of a remark, if there is one, at the call of `fit`."""
+    if remark is not None:
+        warnings.warn(remark, stacklevel=2)
+
+
+def far_off(penalty, weight, share, task, n, *, at_last):
+    """Of a penalty that is far from the loss of the task, or ``None``.
+
+    Args:
+        penalty: A `Penalty` of a fixed weight.
+        weight: Its weight; NaN is the default.
+        share: What it adds to the total loss.
+        task: What else there is in it.
+        n: Size of the batch.
+        at_last: Whether this is the last look; a penalty may be small before.
+    """
+    # What is left of a total may be no more than its rounding.
+    task = max(abs(task), ROUNDING * share)
+    default = default_weight(penalty.loss, n)
+    used = default if np.isnan(weight) else weight
+    is_default = bool(np.isclose(used, default))
+    far = share > FAR * task
+    # A default is small where the network has yet to learn what the loss looks at.
+    slight = at_last and not is_default and 0 < share < task / FAR
+    if not far and not slight:
+        return None
+    if isinstance(penalty.loss, GeometryLoss) and not is_default:
+        advice = f"Leave out the weight, for the default of this loss, {default:.2g} at n = {n}"
+    else:
+        advice = f"Try weight={0.1 * task / (share / used):.1g}"
+    verb = "drowns the loss of the task" if far else "adds next to nothing to the loss of the task"
+    return (
+        f"The penalty '{penalty.name}' {verb}. Expected about a tenth of it. Received: {share:.3g} "
+        f'beside {task:.3g}, with the weight {used:.3g}. {advice}, or set weight="balanced".'
+    )
+
+
+def share_of(penalty, weight, value, n):
+    """What a penalty of a fixed weight adds to the total loss."""
+    return value * (default_weight(penalty.loss, n) if np.isnan(weight) else weight)
+
+
+def default_weight(loss, n):
+    """The weight that a penalty has where none is given, as a number."""
+    default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
+    return float(ops.convert_to_numpy(default)) if ops.is_tensor(default) else float(default)
+
+
+def too_few_for_k(penalty, n):
+    """Of a batch in which each sample has no more than k others, or ``None``."""
+    k = getattr(penalty.loss, "_options", {}).get("k")
+    nodes = n + (penalty.loss.size if isinstance(penalty.loss, CrossBatch) else 0)
+    if k is None or k < nodes - 1:
+        return None
+    return (
+        f"The penalty '{penalty.name}' keeps all edges of its graph. Expected more samples in a "
+        f"batch than k + 1. Received: k={k} and {nodes} samples. Take larger batches, or a smaller "
+        "k."
+    )
+
+
+def one_class(penalty, labels, batch):
+    """Of labels that are all the same, or ``None``.
+
+    Args:
+        penalty: A `Penalty` that reads classes.
+        labels: Class numbers ``(n,)``, as an array.
+        batch: What they are of.
+    """
+    labels = labels[labels != penalty.loss._options["ignore_class"]]
+    if len(labels) < 2 or (labels != labels[0]).any():
+        return None
+    return (
+        f"The penalty '{penalty.name}' sees one class. Expected several in each batch. Received: "
+        f"the label {labels[0]} alone in {batch}. Shuffle the data, or see "
+        "lgg.datasets.balanced_batches."
+    )
+
+
+def unbounded_embeddings(plan):
+    """Of each penalty that a network can win by growing its embedding."""
+    for penalty in plan.penalties:
+        loss = penalty.loss.loss if isinstance(penalty.loss, CrossBatch) else penalty.loss
+        if not getattr(loss, "grows", False):
+            continue
+        for layer in plan.tapped_layers(penalty):
+            if _is_unbounded(layer):
+                yield (
+                    f"The penalty '{penalty.name}' can be won by growing the embedding. Expected "
+                    f"one of a bounded scale. Received: what the {type(layer).__name__} "
+                    f"'{layer.name}' returns. Follow it by a keras.layers.UnitNormalization(), or "
+                    "by a BatchNormalization(scale=False, center=False), and tap that."
+                )
+
+
+def _is_unbounded(layer):
+    if not isinstance(layer, UNBOUNDED):
+        return False
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    return activation not in BOUNDED and getattr(layer, "max_value", None) is None
+
+
+def repeated_taps(plan, x):
+    """Of each penalty on several layers two of which return the same.
+
+    Args:
+        plan: A `Plan`.
+        x: Samples, as arrays, or ``None``, where layers are compared by their names alone.
+    """
+    across = [getattr(penalty.loss, "across_layers", False) for penalty in plan.penalties]
+    values = None
+    if x is not None and any(across):
+        values = plan.inferred_views(keras.tree.map_structure(lambda a: a[:FEW], x))
+    for i, penalty in enumerate(plan.penalties):
+        if not isinstance(penalty.taps, list):
+            continue
+        same = [a == b for a, b in itertools.combinations(penalty.taps, 2)]
+        if values is not None and across[i]:
+            flat = [np.asarray(ops.convert_to_numpy(view.vectors)) for view in values[i]]
+            flat = [a.reshape(len(a), -1) for a in flat]
+            same = [np.array_equal(a, b) for a, b in itertools.combinations(flat, 2)]
+        pairs = itertools.combinations(penalty.taps, 2)
+        repeated = next((pair for pair, is_same in zip(pairs, same, strict=True) if is_same), None)
+        if repeated is not None:
+            yield (
+                f"The penalty '{penalty.name}' taps the same twice. Expected layers that return "
+                f"different representations. Received: {repeated[0]!r} and {repeated[1]!r}. Leave "
+                "out one of them."
+            )
+
+
+def few_samples(x, model):
+    """Some samples of what `fit` is given, or ``None`` where they are no arrays at hand."""
+    flat = keras.tree.flatten(x)
+    if not model.built or not flat or not all(isinstance(a, np.ndarray) for a in flat):
+        return None
+    strategy = getattr(model, "distribute_strategy", None)
+    is_shared = strategy is not None and strategy.num_replicas_in_sync > 1
+    if is_shared or keras.distribution.distribution() is not None:
+        return None
+    return x if all(a.dtype.kind in "fiub" for a in flat) else None
