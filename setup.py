@@ -26,6 +26,7 @@ EXTRAS = {
     "tuner": ["keras-tuner[bayesian]>=1.4.7", "tensorboard"],
     "tensorboard": ["tensorboard"],
     "plots": ["matplotlib>=3.8"],
+    "explorer": ["bokeh>=3.9"],  # which brings Jinja2 and Pillow
     "robustness": ["imagecorruptions-imaug>=1.1.3", "pandas>=2.2"],
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
@@ -42,7 +43,7 @@ EXTRAS["docs"] = [
     "sphinx>=9",
     "myst-nb>=1.4",
     "furo>=2025.12",
-    *(name for e in ("examples", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
+    *(name for e in ("examples", "explorer", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
 ]
 TESTED = (
     "jax",
@@ -55,6 +56,7 @@ TESTED = (
     "faiss",
     "text",
     "plots",
+    "explorer",
     "tuner",
     "tensorboard",
     "examples",
@@ -67,6 +69,7 @@ EXTRAS["test"] = [
     "ruff>=0.8",
     "mypy>=1.15",
     "pyriemann>=0.12",  # an oracle of distances
+    "selenium>=4.20",  # which clicks through pages where there is a Chromium with its driver
     "build>=1.2",
     "setuptools>=77",
     "twine>=6.1",
@@ -82,7 +85,7 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["keras_lgg", "keras_lgg.*"]),
-    package_data={"keras_lgg": ["py.typed"]},
+    package_data={"keras_lgg": ["py.typed", "explorer/*.css", "explorer/*.html", "explorer/*.js"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.14,<4", "tensorflow>=2.18", "numpy>=1.26"],
     extras_require=EXTRAS,

@@ -37,6 +37,8 @@ __all__ = [
     "constraints",
     "datasets",
     "distribute",
+    "explore",
+    "explorer",
     "graphs",
     "layer_paths",
     "layers",
@@ -53,8 +55,11 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name == "tuning":  # only where it is asked for: it brings KerasTuner with it
-        return importlib.import_module("keras_lgg.tuning")
+    # Only where they are asked for: the one brings KerasTuner with it, the other is large.
+    if name in ("explorer", "tuning"):
+        return importlib.import_module(f"keras_lgg.{name}")
+    if name == "explore":
+        return importlib.import_module("keras_lgg.explorer").explore
     raise AttributeError(f"module 'keras_lgg' has no attribute '{name}'")
 
 

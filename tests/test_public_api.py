@@ -41,9 +41,11 @@ def test_is_documented(public):
 @pytest.mark.parametrize("public", [p for p in OBJECTS if inspect.isfunction(p.values[0])])
 def test_options_are_keyword_only(public):
     options = list(inspect.signature(public).parameters.values())
-    # The pattern is what it is asked for, and keys are what queries look for.
+    # The pattern is what it is asked for, keys are what queries look for, labels belong to samples.
     if public in (lgg.layer_paths, lgg.retrieval.evaluate, lgg.retrieval.neighbours):
         options.remove(options[1])
+    if public is lgg.explore:
+        options.remove(options[2])
     for parameter in options:
         if parameter.default is not parameter.empty:
             assert parameter.kind is parameter.KEYWORD_ONLY
@@ -103,7 +105,7 @@ def test_no_hint_is_lost_on_type_checkers():
 
 def is_saved(public):
     """Whether models hold it: not the tools around trained models."""
-    tools = ("callbacks", "datasets", "robustness", "tuning")
+    tools = ("callbacks", "datasets", "explorer", "robustness", "tuning")
     modules = ("keras_lgg.manifolds.report", "keras_lgg.relative.stitching")
     modules += ("keras_lgg.relative.translation", "keras_lgg.training.tapping")
     modules += ("keras_lgg.relative.similarity_maps",)

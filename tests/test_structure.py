@@ -25,6 +25,7 @@ LADDER = [
         "constraints",
         "datasets",
         "distribute",
+        "explorer",
         "manifolds",
         "plots",
         "retrieval",
@@ -39,6 +40,9 @@ BESIDE = {
     ("comparison", "plots"),
     ("comparison", "retrieval"),
     ("comparison", "robustness"),
+    ("explorer", "callbacks"),
+    ("explorer", "plots"),
+    ("explorer", "retrieval"),
     ("manifolds", "plots"),
     ("tuning", "comparison"),
 }

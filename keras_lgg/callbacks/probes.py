@@ -18,6 +18,7 @@ from keras_lgg.training.taps import Tapped, seen_output
 
 Taps = str | Sequence[str | tuple[str, str]] | None
 OUTPUT = "output"  # what the output of a model is called where no layer is named
+COLUMNS = 4096  # of which `condensed` takes the products at a time
 
 
 class Tap(NamedTuple):
@@ -127,6 +128,33 @@ class LayerWatcher(keras.callbacks.Callback):
         """What the tapped layers make of the batch, an array ``(n, d)`` for each."""
         layers = [tap.layer for tap in self._taps]
         return self.probe.representations(self._network, layers, self.pool)
+
+
+def condensed(rows: np.ndarray) -> np.ndarray:
+    """Rows ``(n, d)`` in n columns at most, with the inner products that they had.
+
+    All that a graph, an effective rank or a search of neighbours asks of them stays.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.callbacks.probes import condensed
+        >>> rows = np.random.default_rng(0).random((3, 1000), "float32")
+        >>> found = condensed(rows)
+        >>> found.shape, bool(np.allclose(found @ found.T, rows @ rows.T, rtol=1e-4))
+        ((3, 3), True)
+    """
+    n, d = rows.shape
+    if d <= n:
+        return rows
+    products = np.zeros((n, n))
+    for start in range(0, d, COLUMNS):  # in float64, which would be twice the memory as a whole
+        columns = rows[:, start : start + COLUMNS].astype("float64")
+        products += columns @ columns.T
+    try:
+        return np.linalg.cholesky(products).astype("float32")
+    except np.linalg.LinAlgError:  # of fewer directions than samples; this takes longer
+        values, vectors = np.linalg.eigh(products)
+        return (vectors * np.sqrt(np.maximum(values, 0))).astype("float32")
 
 
 def teacher_of(model: keras.Model) -> keras.Model | None:

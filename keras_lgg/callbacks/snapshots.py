@@ -1,38 +1,50 @@
-"""A callback that draws the graphs of the layers while a model trains."""
+"""A callback that draws the graphs of the layers while a model trains, or keeps the layers."""
 
 import io
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from keras_lgg import checks, files, plots
-from keras_lgg.callbacks.probes import LayerWatcher, Taps
+from keras_lgg.callbacks.probes import LayerWatcher, Taps, condensed
+from keras_lgg.relative.comparison import finite_rows
 from keras_lgg.types import PathLike
 
 DPI = 150
 
 
 class GraphSnapshot(LayerWatcher):
-    """Draws the latent geometry graphs of layers on a fixed batch, every so many epochs.
+    """Draws the latent geometry graphs of layers on a fixed batch, or keeps them, every few epochs.
 
     The figures are those of `keras_lgg.plots.layer_graphs`: one before the training, as epoch 0,
     and one after every ``every`` epochs. The layers are asked as `GeometryMonitor` asks them.
+
+    With ``keep=True`` it keeps the layers themselves, too, for `keras_lgg.explore`, which has a
+    slider along these epochs.
 
     Args:
         x: The fixed batch: an array ``(n, ...)``, or a structure of such as the model takes. With
             some hundred samples the nodes of a graph can still be told apart.
         y: Its class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
+            ``None`` where no figure is drawn.
         taps: Names of layers; by default those of the model's penalties, see `GeometryMonitor`.
         folder: Folder of the figures, ``epoch_0000.png`` and so on.
         log_dir: Folder of TensorBoard's event files, where they are images of the name
             ``"latent_geometry_graphs"``.
+        keep: Whether ``kept`` holds the layers of each of these epochs, as rows of n columns at
+            most with the inner products that they had: up to ``4 * n**2`` bytes a layer.
         every: Number of epochs from one figure to the next.
         batch_size: Samples that the model sees at a time.
         pool: How what has positions is pooled, see `keras_lgg.Penalty`.
         **options: Options of `keras_lgg.plots.layer_graphs`, such as ``layout`` or ``k``.
 
+    Attributes:
+        kept: Dict from each epoch to a dict from each layer to an array ``(n, min(n, d))``.
+
     Raises:
-        ValueError: If an argument is invalid, there is neither ``folder`` nor ``log_dir``, or in
-            ``fit``, if a layer cannot be tapped or is not finite.
+        ValueError: If an argument is invalid, there is neither ``folder`` nor ``log_dir`` nor
+            ``keep``, or in ``fit``, if a layer cannot be tapped or is not finite.
         ImportError: In ``fit``, if matplotlib is missing, or with ``log_dir`` TensorBoard.
 
     Example:
@@ -55,6 +67,7 @@ class GraphSnapshot(LayerWatcher):
         taps: Taps = None,
         folder: PathLike | None = None,
         log_dir: PathLike | None = None,
+        keep: bool = False,
         every: int = 1,
         batch_size: int = 128,
         pool: str | None = None,
@@ -62,27 +75,39 @@ class GraphSnapshot(LayerWatcher):
     ) -> None:
         super().__init__(x, y, taps=taps, log_dir=log_dir, batch_size=batch_size, pool=pool)
         checks.check_positive_integer("every", every)
-        if y is None:
+        self._draws = folder is not None or log_dir is not None
+        if y is None and self._draws:
             raise checks.invalid("y", "class labels, which colour the nodes", y)
-        if folder is None and log_dir is None:
+        if not self._draws and not keep:
             raise ValueError(
-                "The figures go nowhere. Expected `folder`, `log_dir` or both. Received: neither. "
-                "Write for instance folder='snapshots'."
+                "The figures go nowhere. Expected `folder`, `log_dir`, or keep=True for "
+                "lgg.explore. Received: none of them. Write for instance folder='snapshots'."
             )
+        self.keep = keep
+        self.kept: dict[int, dict[str, np.ndarray]] = {}
         self.folder = None if folder is None else pathlib.Path(folder)
         self.every = every
         self.options = options
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch == 0:
-            self._draw(0)
+            self._take(0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0:
-            self._draw(epoch + 1)
+            self._take(epoch + 1)
 
-    def _draw(self, epoch):
+    def _take(self, epoch):
         layers = {tap.name: x for tap, x in zip(self._taps, self._look(), strict=True)}
+        if self.keep:
+            self.kept[epoch] = {
+                name: condensed(finite_rows(f"layer {name}", x, "float32"))
+                for name, x in layers.items()
+            }
+        if self._draws:
+            self._draw(epoch, layers)
+
+    def _draw(self, epoch, layers):
         options = {"title": f"epoch {epoch}", **self.options}
         figure = plots.layer_graphs(layers, self.probe.classes, **options)
         buffer = io.BytesIO()

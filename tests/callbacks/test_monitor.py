@@ -771,7 +771,10 @@ class TestGraphSnapshot:
         [
             ({"y": None}, "`y`. Expected class labels"),
             ({"y": LABELS[:5]}, "`y` and `x` are of different batches"),
-            ({"folder": None}, "The figures go nowhere. Expected `folder`, `log_dir` or both"),
+            (
+                {"folder": None},
+                "The figures go nowhere. Expected `folder`, `log_dir`, or keep=True",
+            ),
             ({"every": 0}, "`every`"),
             ({"every": 1.5}, "`every`"),
         ],

@@ -17,6 +17,7 @@ PUBLIC = {
         "GeometryModel",
         "Penalty",
         "compare",
+        "explore",
         "layer_paths",
         "tapping",
         "teacher_cache",
@@ -32,6 +33,7 @@ PUBLIC = {
         "pipelines",
     ],
     lgg.distribute: ["fit"],
+    lgg.explorer: ["Exploration", "explore"],
     lgg.graphs: [
         "knn_mask",
         "label_smoothness",
