@@ -105,7 +105,7 @@ def test_no_hint_is_lost_on_type_checkers():
 
 def is_saved(public):
     """Whether models hold it: not the tools around trained models."""
-    tools = ("callbacks", "datasets", "explorer", "robustness", "tuning")
+    tools = ("callbacks", "comparison", "datasets", "explorer", "robustness", "tuning")
     modules = ("keras_lgg.manifolds.report", "keras_lgg.relative.stitching")
     modules += ("keras_lgg.relative.translation", "keras_lgg.training.tapping")
     modules += ("keras_lgg.relative.similarity_maps",)

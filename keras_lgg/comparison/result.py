@@ -22,6 +22,14 @@ class Comparison:
         seeds: Of the runs.
 
     Its text is `to_markdown` and `verdict`.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lgg.comparison import Comparison, Measure
+        >>> errors = Measure("error", lambda network, x, y: 0.0, best="min", is_share=True)
+        >>> values = {"plain": {"error": np.array([4.0, 5])}, "ours": {"error": np.array([3.0, 3])}}
+        >>> print(Comparison(values, [errors], [0, 1]).verdict())
+        ours, to plain: error -1.5 ± 0.7 points: is better in error, beyond the spread over 2 seeds.
     """
 
     values: dict[str, dict[str, np.ndarray]]
@@ -57,8 +65,8 @@ class Comparison:
         ]
         better = [m.name for m in self.measures if _is_beyond(effects[m.name], m.best)]
         worse = [m.name for m in self.measures if _is_beyond(effects[m.name], _other(m.best))]
-        said = [f"gains in {' and '.join(better)}"] if better else []
-        said += [f"loses in {' and '.join(worse)}"] if worse else []
+        said = [f"is better in {' and '.join(better)}"] if better else []
+        said += [f"is worse in {' and '.join(worse)}"] if worse else []
         if len(self.seeds) == 1:
             conclusion = "of one seed, which has no spread"
         elif said:

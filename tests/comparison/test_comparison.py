@@ -204,17 +204,17 @@ class TestResult:
     def test_a_gain(self):
         assert self.FOUND.verdict() == (
             "smooth, to plain: accuracy +3.0 ± 1.0 points; mean_squared_error +0.000 ± 0.500: "
-            "gains in accuracy, beyond the spread over 3 seeds."
+            "is better in accuracy, beyond the spread over 3 seeds."
         )
 
     def test_a_loss_of_what_is_best_small(self):
         found = measured(([90, 90], [1.0, 2.0]), ([80, 81], [1.5, 2.6]))
         assert found.verdict().endswith(
-            "loses in accuracy and mean_squared_error, beyond the spread over 2 seeds."
+            "is worse in accuracy and mean_squared_error, beyond the spread over 2 seeds."
         )
         found = measured(([90, 90], [1.0, 2.0]), ([90, 90], [0.5, 1.4]))
         assert found.verdict().endswith(
-            "gains in mean_squared_error, beyond the spread over 2 seeds."
+            "is better in mean_squared_error, beyond the spread over 2 seeds."
         )
 
     def test_nothing_beyond_the_spread(self):
