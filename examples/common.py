@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from keras_lgg import datasets, relative
+from keras_lgg import comparison, datasets, relative
 from keras_lgg.files import beside
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
@@ -51,7 +51,7 @@ def parser(doc, name, *, epochs, batch_size):
     return options
 
 
-def run(args, run_seed, tables, draw, explain, *, pictures=()):
+def run(args, run_seed, tables, draw, explain, *, pictures=(), verdict=None):
     """What an example does: every seed, then its tables, its figure and, where asked, its record.
 
     Args:
@@ -61,13 +61,44 @@ def run(args, run_seed, tables, draw, explain, *, pictures=()):
         draw: ``draw(args, frame)`` is the matplotlib figure.
         explain: ``explain(args)`` is Markdown that says what the numbers mean.
         pictures: Names of further pictures, which lie in the folder of the output already.
+        verdict: ``verdict(args, frame)`` says in words what was found, such as `effects`.
 
     Returns:
         The table of `run_seeds`.
     """
     frame = run_seeds(run_seed, args)
-    finish(args, frame, tables(args, frame), draw(args, frame), explain(args), pictures=pictures)
+    said = "" if verdict is None else verdict(args, frame)
+    made = tables(args, frame), draw(args, frame), explain(args)
+    finish(args, frame, *made, pictures=pictures, verdict=said)
     return frame
+
+
+def effects(frame, baseline, metrics, *, best="max"):
+    """In words what each variant brings, to a baseline and seed by seed: the mean ± the spread.
+
+    Args:
+        frame: As of `run_seeds`.
+        baseline: Name of the variant that the others are compared with.
+        metrics: Of which it is said, in percent.
+        best: Whether more of them is better, ``"max"``, or less, ``"min"``.
+    """
+    values = frame[frame["metric"].isin(metrics)].pivot_table(
+        index=["variant", "metric"], columns="seed", values="value", sort=False
+    )
+    measures = [comparison.Measure(name, _measured, best, is_share=True) for name in metrics]
+    variants = [baseline, *(v for v in dict.fromkeys(frame["variant"]) if v != baseline)]
+    found = {v: {m: values.loc[(v, m)].to_numpy() for m in metrics} for v in variants}
+    return comparison.Comparison(found, measures, list(values.columns)).verdict()
+
+
+def _measured(network, x, y):
+    raise NotImplementedError("It was measured before.")
+
+
+def by_kind(frame):
+    """Means over the severities of each perturbation, whose metrics are ``"kind, severity"``."""
+    kinds = frame.assign(metric=frame["metric"].str.partition(", ")[0])
+    return kinds.groupby(["variant", "metric", "seed"], sort=False, as_index=False)["value"].mean()
 
 
 def select(args, run_seed, caption, conclude):
@@ -245,7 +276,7 @@ def save_figure(drawing, path):
         drawing.savefig(unfinished, dpi=150)
 
 
-def finish(args, frame, tables, drawing, explanation, *, pictures=()):
+def finish(args, frame, tables, drawing, explanation, *, pictures=(), verdict=""):
     """Print the tables, write the figure, and record both where asked: see `run`."""
     for caption, table in tables.items():
         print(f"\n{caption}\n{table.to_string()}")
@@ -253,6 +284,8 @@ def finish(args, frame, tables, drawing, explanation, *, pictures=()):
     if drawing.get_layout_engine() is None:  # those of lgg.plots have one
         drawing.tight_layout()
     save_figure(drawing, folder / f"{slug(args)}.png")
+    if verdict:
+        print(f"\n{verdict}")
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
         page = pathlib.Path(args.record)
@@ -262,7 +295,7 @@ def finish(args, frame, tables, drawing, explanation, *, pictures=()):
         for other, copy in zip(pictures, copies, strict=True):
             with beside(page.parent / copy) as unfinished:
                 shutil.copy(folder / f"{slug(args)}_{other}.png", unfinished)
-        text = _section(args, frame, tables, [picture.name, *copies], explanation)
+        text = _section(args, frame, tables, [picture.name, *copies], explanation, verdict)
         record(page, slug(args), text)
 
 
@@ -293,11 +326,12 @@ def _title(args):
     return f"{args.example.replace('_', ' ').capitalize()}: {', '.join(args.subject)}"
 
 
-def _section(args, frame, tables, pictures, explanation):
+def _section(args, frame, tables, pictures, explanation, verdict):
     parts = [f"## {_title(args)}", *_how(args, frame), explanation]
     parts += [f"![{args.example}, {', '.join(args.subject)}]({picture})" for picture in pictures]
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
+    parts += ["\n".join(f"* {line}" for line in verdict.splitlines())] if verdict else []
     return "\n\n".join(parts)
 
 

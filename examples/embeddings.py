@@ -203,7 +203,12 @@ def main(argv=None):
     args = parse(argv)
     if args.select:
         return common.select(args, run_seed, "Errors on validation, in %", conclude)
-    return common.run(args, run_seed, tables, draw, explain)
+    return common.run(args, run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    errors = common.effects(frame, CROSS_ENTROPY, ["10-NN error"], best="min")
+    return f"{errors}\n{common.effects(frame, CROSS_ENTROPY, ['MAP@R'])}"
 
 
 def tables(args, frame):

@@ -285,7 +285,13 @@ def main(argv=None):
     args = parse(argv)
     if args.select is not None:
         return common.select(args, select_seed, "Accuracy on validation, in %", conclude)
-    return common.run(args, run_seed, tables, draw, explain)
+    return common.run(args, run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    kinds = common.by_kind(frame)
+    metrics = ["clean", "Gaussian noise", "dropped units"]
+    return common.effects(kinds, "plain", metrics)
 
 
 def tables(args, frame):

@@ -111,7 +111,12 @@ def main(argv=None):
     args = parse(argv)
     if args.select:
         return common.select(args, run_seed, "Held-out training texts", conclude)
-    return common.run(args, run_seed, tables, draw, explain)
+    return common.run(args, run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    students = frame[frame["variant"] != TEACHER]
+    return common.effects(students, ALONE, [f"{ACCURACY} (%)"])
 
 
 def explain(args):

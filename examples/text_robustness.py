@@ -107,7 +107,12 @@ def main(argv=None):
     args = parse(argv)
     if args.select:
         return common.select(args, run_seed, "Accuracy on held-out training texts, in %", conclude)
-    return common.run(args, run_seed, tables, draw, explain)
+    return common.run(args, run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    kinds = ["clean", *(perturbation.name for perturbation in PERTURBATIONS)]
+    return common.effects(common.by_kind(frame), "plain", kinds)
 
 
 def explain(args):

@@ -64,6 +64,8 @@ def test_robustness(run, tmp_path):
 
     values, page, output = run(robustness)
     check_record(page, output, "robustness", values, "digits_small_cnn")
+    gain = values["smooth geometry", "clean"] - values["plain", "clean"]
+    assert f"smooth geometry, to plain: clean {gain:+.1f} points; Gaussian noise " in output
     assert list(dict.fromkeys(values.index.get_level_values("variant"))) == robustness.VARIANTS
     for variant in robustness.VARIANTS:
         rows = values[variant]
@@ -122,6 +124,8 @@ def test_distillation(run, tmp_path):
     values, page, output = run(distillation)
     check_record(page, output, "distillation", values)
     errors = values.xs("error (%)", level="metric")
+    assert "RKD-D, to student alone: error (%) " in output
+    assert "teacher, to" not in output
     variants = [name for name in distillation.COLORS if name != distillation.POOLED]
     assert list(errors.index) == ["teacher", *variants]
     assert errors["teacher"] < 5
