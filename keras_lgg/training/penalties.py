@@ -18,7 +18,7 @@ from keras_lgg.losses.base import GeometryLoss, mean
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
-from keras_lgg.training.weights import PenaltyWeight, unassignable
+from keras_lgg.training.weights import DEFAULT, PenaltyWeight, unassignable
 from keras_lgg.types import Tensor
 
 FRACTION = 0.1  # of a balanced weight
@@ -64,7 +64,7 @@ class Penalty:
 
     Attributes:
         weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
-            the next step, with no new ``compile``. NaN stands for the default of the loss. Where
+            the next step, with no new ``compile``. -1 stands for the default of the loss. Where
             it is balanced, a tensor: the factor of the step to come.
 
     Raises:
@@ -285,7 +285,7 @@ def weight_in_use(penalty, batch):
     n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
     default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
     weight = ops.convert_to_tensor(weight)
-    return ops.where(ops.isnan(weight), default, weight)
+    return ops.where(weight == DEFAULT, default, weight)
 
 
 def weight_config(penalty):
@@ -293,13 +293,13 @@ def weight_config(penalty):
     if penalty.balance is not None:
         return {"weight": "balanced", "fraction": penalty.balance.fraction}
     weight = float(penalty.weight)
-    return {"weight": None if math.isnan(weight) else weight}
+    return {"weight": None if weight == DEFAULT else weight}
 
 
 def checked_weight(weight):
-    """Return the weight of a penalty as a float, NaN for the default, or raise."""
+    """Return the weight of a penalty as a float, `DEFAULT` for none, or raise."""
     if weight is None:
-        return math.nan
+        return DEFAULT
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight < math.inf:
         expected = 'a finite number of at least 0, "balanced", or None'

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lgg.losses.base import GeometryLoss
 from keras_lgg.losses.cross_batch import CrossBatch
+from keras_lgg.training.weights import DEFAULT
 
 FAR = 1000.0  # times more, or less, than the loss of the task
 ROUNDING = 1e-6  # of a sum in float32
@@ -36,7 +37,7 @@ def far_off(penalty, weight, share, task, n, *, at_last):
 
     Args:
         penalty: A `Penalty` of a fixed weight.
-        weight: Its weight; NaN is the default.
+        weight: Its weight, or `DEFAULT`.
         share: What it adds to the total loss.
         task: What else there is in it.
         n: Size of the batch.
@@ -45,7 +46,7 @@ def far_off(penalty, weight, share, task, n, *, at_last):
     # What is left of a total may be no more than its rounding.
     task = max(abs(task), ROUNDING * share)
     default = default_weight(penalty.loss, n)
-    used = default if np.isnan(weight) else weight
+    used = default if weight == DEFAULT else weight
     is_default = bool(np.isclose(used, default))
     far = share > FAR * task
     # A default is small where the network has yet to learn what the loss looks at.
@@ -65,7 +66,7 @@ def far_off(penalty, weight, share, task, n, *, at_last):
 
 def share_of(penalty, weight, value, n):
     """What a penalty of a fixed weight adds to the total loss."""
-    return value * (default_weight(penalty.loss, n) if np.isnan(weight) else weight)
+    return value * (default_weight(penalty.loss, n) if weight == DEFAULT else weight)
 
 
 def default_weight(loss, n):

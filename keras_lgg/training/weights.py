@@ -1,11 +1,12 @@
 """Weights of penalties: variables that callbacks may read and assign at any time."""
 
-import math
 import weakref
 
 import keras
 
 from keras_lgg.training import internals
+
+DEFAULT = -1.0  # no weight; not NaN, which users look for among the weights of a model
 
 
 class PenaltyWeight(keras.Variable):
@@ -16,16 +17,16 @@ class PenaltyWeight(keras.Variable):
     models that train with it for the present values first.
 
     Args:
-        weight: A number of at least 0, or NaN, which stands for the default of the loss.
+        weight: A number of at least 0, or `DEFAULT`, which stands for that of the loss.
         name: Of the variable.
     """
 
     def __init__(self, weight, name):
         self._models = weakref.WeakSet()
         self._is_asking = False
-        # One that is NaN may be assigned a number while a compiled step holds on to it, and is then
-        # asked in each step; a number stays one.
-        self.may_be_default = math.isnan(weight)
+        # Such a one may be assigned a number while a compiled step holds on to it, and is asked in
+        # each step then; a number stays one.
+        self.may_be_default = weight == DEFAULT
         super().__init__(float(weight), trainable=False, dtype="float32", autocast=False, name=name)
 
     def belongs_to(self, model):

@@ -165,7 +165,7 @@ def _check_model(model, penalties):
     acting = list(_acting(model))
     for penalty in penalties:
         weights = [weight for loss, weight in acting if loss is penalty.loss]
-        if not np.isclose(weights, float(penalty.weight), rtol=1e-5, atol=0, equal_nan=True).any():
+        if not np.isclose(weights, float(penalty.weight), rtol=1e-5, atol=0).any():
             found = f"it with the weights {weights}" if weights else "a model without its loss"
             raise kt.errors.FatalValueError(
                 f"The penalty '{penalty.name}' does not act with its weight. Expected each of "

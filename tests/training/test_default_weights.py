@@ -117,9 +117,9 @@ def test_trains_as_with_the_number():
 
 def test_an_assigned_weight_takes_its_place():
     model = modelled(losses.GraphVariation())
-    assert np.isnan(float(model.penalties[0].weight))
+    assert float(model.penalties[0].weight) == -1
     logs(model, 48, fit=True)
-    assert np.isnan(float(model.penalties[0].weight))
+    assert float(model.penalties[0].weight) == -1
     model.penalties[0].weight.assign(0.25)  # in the step that is compiled already
     alone, found = task(model, 48), logs(model, 48, fit=True)
     np.testing.assert_allclose(found["loss"], alone + 0.25 * found["penalty"], rtol=1e-4)
@@ -130,7 +130,7 @@ def test_a_file_keeps_it(tmp_path):
     expected = logs(model, 12, fit=False)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert np.isnan(float(loaded.penalties[0].weight))
+    assert float(loaded.penalties[0].weight) == -1
     np.testing.assert_allclose(logs(loaded, 12, fit=False)["loss"], expected["loss"], rtol=1e-5)
     loaded.penalties[0].weight.assign(0.5)
     loaded.save(tmp_path / "assigned.keras")
@@ -151,7 +151,7 @@ def test_a_layer():
         found = model.evaluate([X[:n], Y[:n]], batch_size=n, verbose=0, return_dict=True)["loss"]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
-    assert np.isnan(float(loaded.layers[-1].weight))
+    assert float(loaded.layers[-1].weight) == -1
 
 
 def test_a_step_of_ones_own():
@@ -201,5 +201,9 @@ def test_a_loss_of_ones_own_says_its_own():
             return keras.ops.sum(keras.ops.square(y_pred), axis=1)
 
     assert Spread().default_weight(7) == 1
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_no_number_stands_for_the_default(weight):
     with pytest.raises(ValueError, match='at least 0, "balanced", or None'):
-        lgg.Penalty(Spread(), weight=float("nan"))
+        lgg.Penalty(losses.GraphVariation(), weight=weight)

@@ -93,8 +93,9 @@ def score(monkeypatch):
 
 def closeness(penalty):
     """Best, and 1, at the weight 0.1; the default counts as 1."""
-    weight = np.nan_to_num(float(penalty.weight), nan=1.0)
-    return 1 / (1 + abs(np.log10(max(weight, 1e-9)) + 1))
+    weight = float(penalty.weight)
+    weight = 1.0 if weight == -1 else max(weight, 1e-9)
+    return 1 / (1 + abs(np.log10(weight) + 1))
 
 
 def search(penalties=None, *, make=build, **options):
