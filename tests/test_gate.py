@@ -205,6 +205,16 @@ CALLS = {
         {"values": X},
         {},
     ),
+    "plots.effects": (
+        lambda values: plots.effects({"accuracy": {"plain": values}}),
+        {"values": X[0]},
+        {},
+    ),
+    "plots.neighbours": (
+        lambda found, hits: plots.neighbours(found, np.ones((N, 4, 4)), hits=hits),
+        {"found": np.array([[1, 2], [0, 2]]), "hits": np.array([[True, False]] * 2)},
+        {},
+    ),
     "plots.robustness": (
         lambda results, severities: plots.robustness({"a": results}, severities=severities),
         {"results": X, "severities": np.arange(4)},
@@ -276,7 +286,7 @@ def plots_close():
     plt.close("all")
 
 
-@pytest.mark.parametrize("value", ["cat", None, np.ones(2), object(), -1, float("nan"), True, [1]])
+@pytest.mark.parametrize("value", ["cat", np.ones(2), object(), -1, float("nan"), True, [1]])
 def test_the_weight_of_a_penalty(value):
     for build in (lgg.Penalty, lgg.layers.GeometryPenalty):
         with pytest.raises(ValueError, match=r"`weight`.*Expected.*Received"):

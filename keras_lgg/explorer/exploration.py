@@ -212,12 +212,13 @@ def explore(
         ...         keras.Input((4,)),
         ...         keras.layers.Dense(3, name="h"),
         ...         keras.layers.Dense(2, name="z"),
-        ...     ]
+        ...     ],
+        ...     name="small",
         ... )
         >>> x, y = np.random.default_rng(0).random((20, 4)), np.arange(20) % 2
         >>> found = lgg.explore(model, x, y, classes=["cat", "dog"])
         >>> found.layers
-        {'sequential': ('h', 'z')}
+        {'small': ('h', 'z')}
         >>> sorted(found.measures())
         ['effective_rank', 'knn_accuracy', 'label_smoothness']
         >>> path = pathlib.Path(tempfile.mkdtemp(), "page.html")

@@ -151,7 +151,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
             >>> import keras, numpy as np, keras_lgg as lgg
             >>> base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="h")])
             >>> model = lgg.GeometryModel(
-            ...     base, [lgg.Penalty(lgg.losses.GraphSmoothness(), taps="h")]
+            ...     base, [lgg.Penalty(lgg.losses.GraphSmoothness(), "h", weight=1.0)]
             ... )
             >>> model.compile("sgd")
             >>> x, y = np.zeros((2, 4), "float32"), np.array([0, 1])
