@@ -1008,3 +1008,39 @@ def test_a_weight_is_tuned_on_the_validation_split(monkeypatch):
         assert found[example.TUNED, f"{example.SCORE}: {task}"] == 10
         assert found[example.TUNED, f"{example.WEIGHT}: {task}"] == 0
         assert found[example.NONE, f"{example.SCORE}: {task}"] == 0
+
+
+@ON_TENSORFLOW
+def test_default_weights(run):
+    import default_weights as example
+
+    values, page, output = run(example, "--losses", "RKD-D", "graph smoothness")
+    assert "    python examples/default_weights.py --quick" in page
+    rows = values.xs("test", level="metric")
+    assert list(dict.fromkeys(rows.index)) == ["RKD-D", "graph smoothness"]
+    for name in rows.index.unique():
+        none, default, much = rows[name]
+        assert min(none, default) > 60
+        assert much < default, "a thousandfold ruins the network"
+        assert f"{default - none:.1f}" in page
+        assert f"{default - none:.1f}" in output
+
+
+def test_what_the_search_of_a_weight_finds():
+    """The best on validation, with its test score; the default is multiple 1."""
+    import default_weights as example
+
+    scores = {0.0: (90, 80, 40), 1.0: (91, 83, 45), 10.0: (92, 81, 60)}
+    frame = common.pd.DataFrame(
+        [
+            {"variant": "a", "task": "digits", "batch": 32, "seed": 0, "multiple": m, **row}
+            for m, values in scores.items()
+            for row in (
+                {"metric": kind, "value": value}
+                for kind, value in zip(("validation", "test", "noise"), values, strict=True)
+            )
+        ]
+    )
+    (found,) = example.compared(frame).to_dict("records")
+    assert (found["default"], found["search"], found["none"]) == (83, 81, 80)
+    assert found["noise"] == 5
