@@ -232,7 +232,8 @@ def draw(args, frame):
     """Of each loss the test scores against the weight, each less that of weight 0."""
     columns = min(3, len(args.losses))
     rows = -(-len(args.losses) // columns)
-    figure, axes = common.figure(rows, columns, (3.2 * columns, 2.5 * rows))
+    size = (3.2 * columns, 2.5 * rows + 0.5)
+    figure, axes = common.figure(rows, columns, size, layout="constrained")
     axes = axes.ravel()
     tested = frame[frame["metric"] == "test"]
     shown = [multiple for multiple in args.multiples if multiple]
@@ -251,14 +252,13 @@ def draw(args, frame):
                     axis.plot(shown, gains, style, color=color, linewidth=1.2, label=label)
         axis.axvline(1, color=common.BLACK, linewidth=0.6)
         axis.axhline(0, color=common.BLACK, linewidth=0.6)
-        axis.set(title=name, xscale="log", ylim=(-12, 6))
+        axis.set(title=name, xscale="log", ylim=(-12, 6), xlabel="times the default")
     for axis in axes[len(args.losses) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
         axis.set_ylabel("points, less weight 0")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=len(args.tasks), loc="outside lower center", frameon=False)
-    figure.supxlabel("weight, as a multiple of the default")
     return figure
 
 
