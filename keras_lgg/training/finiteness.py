@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_lgg.losses import replicas
+from keras_lgg.training.internals import numpy_of
 
 
 class NotFinite(keras.metrics.Metric):
@@ -55,7 +56,7 @@ class NotFinite(keras.metrics.Metric):
             if value:
                 yield penalty, [p for p, count in zip(places, inputs, strict=True) if count]
 
-    def message(self, value_of=ops.convert_to_numpy):
+    def message(self, value_of=numpy_of):
         """What was the first not to be finite, and when.
 
         Args:

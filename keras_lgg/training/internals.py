@@ -3,6 +3,7 @@
 import gc
 import inspect
 import itertools
+import warnings
 
 import keras
 
@@ -64,7 +65,7 @@ def after_step(model, found):
         is not in the variable yet.
     """
     if keras.backend.backend() != "jax":
-        return found, keras.ops.convert_to_numpy
+        return found, numpy_of
     logs, state = found
     variables = (
         model.trainable_variables,
@@ -77,7 +78,14 @@ def after_step(model, found):
         for each, those in zip(variables, state, strict=True)
         for variable, value in zip(each, those, strict=True)
     }
-    return logs, lambda x: keras.ops.convert_to_numpy(values.get(id(x), x))
+    return logs, lambda x: numpy_of(values.get(id(x), x))
+
+
+def numpy_of(x):
+    """A tensor or variable as an array, with no word of NumPy on how the backend hands it over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return keras.ops.convert_to_numpy(x)
 
 
 def compiled_metrics(model):

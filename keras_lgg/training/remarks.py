@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lgg.losses.base import GeometryLoss
 from keras_lgg.losses.cross_batch import CrossBatch
+from keras_lgg.training.internals import numpy_of
 from keras_lgg.training.weights import DEFAULT
 
 FAR = 1000.0  # times more, or less, than the loss of the task
@@ -72,7 +73,7 @@ def share_of(penalty, weight, value, n):
 def default_weight(loss, n):
     """The weight that a penalty has where none is given, as a number."""
     default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
-    return float(ops.convert_to_numpy(default)) if ops.is_tensor(default) else float(default)
+    return float(numpy_of(default)) if ops.is_tensor(default) else float(default)
 
 
 def too_few_for_k(penalty, n):
@@ -145,7 +146,7 @@ def repeated_taps(plan, x):
             continue
         same = [a == b for a, b in itertools.combinations(penalty.taps, 2)]
         if values is not None and across[i]:
-            flat = [np.asarray(ops.convert_to_numpy(view.vectors)) for view in values[i]]
+            flat = [numpy_of(view.vectors) for view in values[i]]
             flat = [a.reshape(len(a), -1) for a in flat]
             same = [np.array_equal(a, b) for a, b in itertools.combinations(flat, 2)]
         pairs = itertools.combinations(penalty.taps, 2)

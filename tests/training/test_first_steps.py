@@ -83,7 +83,7 @@ class TestWeights:
         assert remarks(model_with(variation(1e6), loss=None)) == []
 
     def test_of_two_the_one_that_is_meant(self):
-        other = lgg.Penalty(losses.GraphVariation(), TAPS, 0.1)
+        other = lgg.Penalty(losses.GraphVariation(), TAPS)
         (remark,) = remarks(model_with(other, variation(1e6)))
         assert "'smoothness_variation'" in remark
 
