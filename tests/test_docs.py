@@ -31,7 +31,18 @@ def public_names():
         for name in getattr(module, "__all__", ()):
             if not is_module(getattr(module, name)):
                 names.add(f"{module.__name__}.{name}")
-    return names
+    return names - {f"keras_lgg.{name}" for name in functions_of_subjects()}
+
+
+def functions_of_subjects():
+    """Names at the top of the package that a subject shows, too: they are described there."""
+    values = {name: getattr(lgg, name) for name in lgg.__all__}
+    subjects = [value for value in values.values() if is_module(value)]
+    return {
+        name
+        for name, value in values.items()
+        if any(getattr(s, name, None) is value and name in s.__all__ for s in subjects)
+    }
 
 
 def is_module(value):
