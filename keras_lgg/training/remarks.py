@@ -48,13 +48,14 @@ def far_off(penalty, weight, share, task, n, *, at_last):
     task = max(abs(task), ROUNDING * share)
     default = default_weight(penalty.loss, n)
     used = default if weight == DEFAULT else weight
-    is_default = bool(np.isclose(used, default))
+    has_default = isinstance(penalty.loss, GeometryLoss)
     far = share > FAR * task
-    # A default is small where the network has yet to learn what the loss looks at.
-    slight = at_last and not is_default and 0 < share < task / FAR
+    # A good weight, too, adds little where the network has yet to learn what the loss looks at.
+    is_low = used < default / 10 or not has_default
+    slight = at_last and is_low and 0 < share < task / FAR
     if not far and not slight:
         return None
-    if isinstance(penalty.loss, GeometryLoss) and not is_default:
+    if has_default and not np.isclose(used, default):
         advice = f"Leave out the weight, for the default of this loss, {default:.2g} at n = {n}"
     else:
         advice = f"Try weight={0.1 * task / (share / used):.1g}"
