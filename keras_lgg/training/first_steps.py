@@ -11,16 +11,17 @@ from typing import Any
 import keras
 
 from keras_lgg.training import internals
+from keras_lgg.training.penalties import default_weight
 from keras_lgg.training.plans import Plan
 from keras_lgg.training.remarks import (
     far_off,
     few_samples,
     repeated_taps,
-    share_of,
     too_few_for_k,
     unbounded_embeddings,
     warn,
 )
+from keras_lgg.training.weights import DEFAULT
 
 STEPS = 3  # that are looked at
 
@@ -115,10 +116,9 @@ class FirstSteps:
     def _compare(self, logs, value_of):
         """Warn of penalties that are far from the loss of the task."""
         fixed = [penalty for penalty in self._model.penalties if penalty.balance is None]
-        weights = [float(value_of(penalty.weight)) for penalty in fixed]
+        weights = [self._weight(penalty, value_of) for penalty in fixed]
         shares = [
-            share_of(penalty, weight, logs[penalty.name], self._n)
-            for penalty, weight in zip(fixed, weights, strict=True)
+            weight * logs[penalty.name] for penalty, weight in zip(fixed, weights, strict=True)
         ]
         task = logs["loss"] - sum(shares)
         for penalty, weight, share in zip(fixed, weights, shares, strict=True):
@@ -128,6 +128,10 @@ class FirstSteps:
             if remark is not None:
                 self._warned.add(penalty.name)
                 warn(remark)
+
+    def _weight(self, penalty, value_of):
+        weight = float(value_of(penalty.weight))
+        return default_weight(penalty.loss, self._n) if weight == DEFAULT else weight
 
 
 class LossGuard(keras.callbacks.Callback):

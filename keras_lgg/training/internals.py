@@ -57,6 +57,11 @@ def bound(method, model, args, kwargs):
     return {name: value for name, value in given.items() if name != "self"}
 
 
+def batch_size(x):
+    """How many samples a structure of inputs holds, in which ``None`` may stand for one."""
+    return keras.ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
+
+
 def after_step(model, found):
     """``(logs, value_of)`` of what a training step returned.
 

@@ -190,7 +190,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         else:
             watched = self._plan.watched_outputs(y_pred)
             total = super().compute_loss(x, y, watched, sample_weight, training=training)
-        batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
+        batch = internals.batch_size(x)
         views = self._recorded_views(split_cached(x)[0], y_pred, training)
         found = self._plan.values(x, self._class_numbers(y), views, training)
         if training:

@@ -283,9 +283,13 @@ def weight_in_use(penalty, batch):
     if not isinstance(weight, PenaltyWeight) or not weight.may_be_default:
         return weight
     n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
-    default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
     weight = ops.convert_to_tensor(weight)
-    return ops.where(weight == DEFAULT, default, weight)
+    return ops.where(weight == DEFAULT, default_weight(loss, n), weight)
+
+
+def default_weight(loss, n):
+    """What a penalty weighs that is given no weight, on graphs of n samples."""
+    return loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
 
 
 def weight_config(penalty):

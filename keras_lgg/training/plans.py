@@ -179,9 +179,20 @@ class Plan:
                 )
 
     @staticmethod
-    def last_tap(penalty):
-        """The last layer of the trained network that a penalty looks at; ``None``, the output."""
+    def own_taps(penalty):
+        """The layers of the trained network that a penalty looks at; ``None`` is the output."""
         raise NotImplementedError
+
+    def last_tap(self, penalty):
+        """The last of them."""
+        return self.own_taps(penalty)[-1]
+
+    def tapped_layers(self, penalty):
+        """The layers themselves, as far as they are known."""
+        taps = self.own_taps(penalty)
+        if None in taps:
+            return internals.output_layers(self.network)
+        return [place_of(self.network, path).layer for path in taps]
 
     def lines(self):
         """What a summary says: of each penalty its loss, its weight, and its taps with shapes."""
@@ -194,14 +205,10 @@ class Plan:
     def _tapped_shapes(self):
         """Of each penalty the shapes of its `places`; ``None`` where they are not known yet."""
         inputs = internals.symbolic_inputs(self.network) if self.network.built else None
-        if inputs is None or getattr(self, "teacher", self) is None:
+        if inputs is None:
             return None
         representations = internals.symbolic_outputs(self._shapes, inputs[0])
         return [[tuple(x.shape) for x in keras.tree.flatten(each)] for each in representations]
-
-    def tapped_layers(self, penalty):
-        """The layers of the trained network that a penalty looks at, as far as they are known."""
-        raise NotImplementedError
 
     @staticmethod
     def places(penalty):
@@ -228,17 +235,12 @@ class OneNetwork(Plan):
         super().__init__(base, penalties, paths, micro_batch)
 
     @staticmethod
-    def last_tap(penalty):
-        return None if penalty.taps is None else layer_taps(penalty)[-1]
+    def own_taps(penalty):
+        return layer_taps(penalty)
 
     @staticmethod
     def places(penalty):
         return ["the output"] if penalty.taps is None else layer_taps(penalty)
-
-    def tapped_layers(self, penalty):
-        if penalty.taps is None:
-            return internals.output_layers(self.network)
-        return [place_of(self.network, path).layer for path in layer_taps(penalty)]
 
     def positions(self):
         """Where the tapped layers stand, for a file."""

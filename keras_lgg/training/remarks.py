@@ -5,12 +5,11 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_lgg.losses.base import GeometryLoss
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.internals import numpy_of
-from keras_lgg.training.weights import DEFAULT
+from keras_lgg.training.penalties import default_weight
 
 FAR = 1000.0  # times more, or less, than the loss of the task
 ROUNDING = 1e-6  # of a sum in float32
@@ -38,7 +37,7 @@ def far_off(penalty, weight, share, task, n, *, at_last):
 
     Args:
         penalty: A `Penalty` of a fixed weight.
-        weight: Its weight, or `DEFAULT`.
+        weight: The weight that it has in this batch.
         share: What it adds to the total loss.
         task: What else there is in it.
         n: Size of the batch.
@@ -46,35 +45,22 @@ def far_off(penalty, weight, share, task, n, *, at_last):
     """
     # What is left of a total may be no more than its rounding.
     task = max(abs(task), ROUNDING * share)
-    default = default_weight(penalty.loss, n)
-    used = default if weight == DEFAULT else weight
-    has_default = isinstance(penalty.loss, GeometryLoss)
+    has_default, default = isinstance(penalty.loss, GeometryLoss), default_weight(penalty.loss, n)
     far = share > FAR * task
     # A good weight, too, adds little where the network has yet to learn what the loss looks at.
-    is_low = used < default / 10 or not has_default
+    is_low = weight < default / 10 or not has_default
     slight = at_last and is_low and 0 < share < task / FAR
     if not far and not slight:
         return None
-    if has_default and not np.isclose(used, default):
+    if has_default and not np.isclose(weight, default):
         advice = f"Leave out the weight, for the default of this loss, {default:.2g} at n = {n}"
     else:
-        advice = f"Try weight={0.1 * task / (share / used):.1g}"
+        advice = f"Try weight={0.1 * task / (share / weight):.1g}"
     verb = "drowns the loss of the task" if far else "adds next to nothing to the loss of the task"
     return (
         f"The penalty '{penalty.name}' {verb}. Expected about a tenth of it. Received: {share:.3g} "
-        f'beside {task:.3g}, with the weight {used:.3g}. {advice}, or set weight="balanced".'
+        f'beside {task:.3g}, with the weight {weight:.3g}. {advice}, or set weight="balanced".'
     )
-
-
-def share_of(penalty, weight, value, n):
-    """What a penalty of a fixed weight adds to the total loss."""
-    return value * (default_weight(penalty.loss, n) if weight == DEFAULT else weight)
-
-
-def default_weight(loss, n):
-    """The weight that a penalty has where none is given, as a number."""
-    default = loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
-    return float(numpy_of(default)) if ops.is_tensor(default) else float(default)
 
 
 def too_few_for_k(penalty, n):
@@ -131,33 +117,30 @@ def _is_unbounded(layer):
     return activation not in BOUNDED and getattr(layer, "max_value", None) is None
 
 
-def repeated_taps(plan, x):
+def repeated_taps(plan, few):
     """Of each penalty on several layers two of which return the same.
 
     Args:
         plan: A `Plan`.
-        x: Samples, as arrays, or ``None``, where layers are compared by their names alone.
+        few: Some samples, as arrays, or ``None``, where layers are compared by their names alone.
     """
     across = [getattr(penalty.loss, "across_layers", False) for penalty in plan.penalties]
-    values = None
-    if x is not None and any(across):
-        values = plan.inferred_views(keras.tree.map_structure(lambda a: a[:FEW], x))
+    views = plan.inferred_views(few) if few is not None and any(across) else None
     for i, penalty in enumerate(plan.penalties):
         if not isinstance(penalty.taps, list):
             continue
-        same = [a == b for a, b in itertools.combinations(penalty.taps, 2)]
-        if values is not None and across[i]:
-            flat = [numpy_of(view.vectors) for view in values[i]]
-            flat = [a.reshape(len(a), -1) for a in flat]
-            same = [np.array_equal(a, b) for a, b in itertools.combinations(flat, 2)]
-        pairs = itertools.combinations(penalty.taps, 2)
-        repeated = next((pair for pair, is_same in zip(pairs, same, strict=True) if is_same), None)
-        if repeated is not None:
-            yield (
-                f"The penalty '{penalty.name}' taps the same twice. Expected layers that return "
-                f"different representations. Received: {repeated[0]!r} and {repeated[1]!r}. Leave "
-                "out one of them."
-            )
+        compared = penalty.taps
+        if views is not None and across[i]:
+            compared = [numpy_of(view.vectors) for view in views[i]]
+            compared = [x.reshape(len(x), -1) for x in compared]
+        for (a, x), (b, y) in itertools.combinations(zip(penalty.taps, compared, strict=True), 2):
+            if np.array_equal(x, y):
+                yield (
+                    f"The penalty '{penalty.name}' taps the same twice. Expected layers that "
+                    f"return different representations. Received: {a!r} and {b!r}. Leave out one "
+                    "of them."
+                )
+                break
 
 
 def few_samples(x, model):
@@ -169,4 +152,6 @@ def few_samples(x, model):
     is_shared = strategy is not None and strategy.num_replicas_in_sync > 1
     if is_shared or keras.distribution.distribution() is not None:
         return None
-    return x if all(a.dtype.kind in "fiub" for a in flat) else None
+    if not all(a.dtype.kind in "fiub" for a in flat):
+        return None
+    return keras.tree.map_structure(lambda a: a[:FEW], x)

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.calls import first_input, watching
+from keras_lgg.training.internals import batch_size
 from keras_lgg.training.penalties import Penalty, weighted_value
 from keras_lgg.training.plans import OneNetwork, Plan
 from keras_lgg.training.teacher_student import TeacherStudent
@@ -111,7 +112,7 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         x = first_input(calls[0].args, calls[0].kwargs)
         found = self._plan.values(x, y, self._seen_by(calls[0], x, training), training)
         total = ops.zeros((), "float32")
-        batch = ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
+        batch = batch_size(x)
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
             total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)

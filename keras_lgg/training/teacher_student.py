@@ -9,7 +9,7 @@ from keras_lgg.losses import replicas
 from keras_lgg.losses.base import mean
 from keras_lgg.training import internals
 from keras_lgg.training.parts import in_parts
-from keras_lgg.training.paths import has_path, path_at, place_of, position_of
+from keras_lgg.training.paths import has_path, path_at, position_of
 from keras_lgg.training.penalties import (
     check_penalties,
     is_keras_distillation,
@@ -46,14 +46,11 @@ class TeacherStudent(Plan):
         self.set_teacher(teacher)
 
     @staticmethod
-    def last_tap(penalty):
-        return teacher_student_taps(penalty)[-1][1]
+    def own_taps(penalty):
+        return [path for _, path in teacher_student_taps(penalty)]
 
-    def tapped_layers(self, penalty):
-        paths = [path for _, path in teacher_student_taps(penalty)]
-        if None in paths:
-            return internals.output_layers(self.network)
-        return [place_of(self.network, path).layer for path in paths]
+    def _tapped_shapes(self):
+        return None if self.teacher is None else super()._tapped_shapes()
 
     @staticmethod
     def places(penalty):
