@@ -1,6 +1,7 @@
 """What a trained network is measured by, by name."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,11 +9,11 @@ import keras
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.graphs.arrays import host_array
+from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.retrieval.evaluation import evaluate as retrieve
 from keras_lgg.retrieval.evaluation import measure_names
 from keras_lgg.robustness.corruptions import GaussianNoise
-from keras_lgg.robustness.evaluation import evaluate
+from keras_lgg.robustness.evaluation import are_distributions, evaluate
 from keras_lgg.robustness.faults import DroppedUnits
 from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
 
@@ -95,17 +96,13 @@ NAMES = (
     "noise_accuracy",
     "dropped_units_accuracy",
     "mean_squared_error",
-    "recall@1",
-    *measure_names([1])[1:],
+    *measure_names([1]),
 )
 
 
 def is_of_retrieval(name):
     """Whether a name is one of `retrieval.evaluate`, at any cut-off."""
-    name, _, cutoff = str(name).partition("@")
-    if name == "recall":
-        return cutoff.isdigit() and int(cutoff) > 0
-    return str(name) + ("@" + cutoff if cutoff else "") in measure_names([1])
+    return name in measure_names([1]) or bool(re.fullmatch(r"recall@[1-9][0-9]*", str(name)))
 
 
 def _named(taps):
@@ -119,7 +116,7 @@ def _named(taps):
 
 
 def _accuracy(network, x, y):
-    outputs, labels = _outputs(network, x), class_numbers(y)
+    outputs, labels = _outputs(network, x), classes_on_host(y, argument="y")
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise checks.invalid("measures", "a network of (n, classes)", f"outputs {outputs.shape}")
     return np.mean(outputs.argmax(axis=1) == labels)
@@ -128,13 +125,11 @@ def _accuracy(network, x, y):
 def _under(perturbation):
     def value(network, x, y):
         outputs = _outputs(network, keras.tree.map_structure(lambda a: a[:BATCH], x))
-        sums = outputs.sum(axis=-1)
-        is_distribution = (outputs >= 0).all() and np.allclose(sums, 1, atol=1e-3)
         table = evaluate(
             network,
-            (x, class_numbers(y)),
+            (x, classes_on_host(y, argument="y")),
             [perturbation],
-            from_logits=not is_distribution,
+            from_logits=not are_distributions(outputs).all(),
             progress=False,
         )
         return table["accuracy"].iloc[1:].mean()
@@ -152,7 +147,8 @@ def _retrieval(name):
     cutoff = int(name.partition("@")[2]) if name.startswith("recall@") else 1
 
     def value(network, x, y):
-        return retrieve(_outputs(network, x), labels=class_numbers(y), k=[cutoff])[name]
+        labels = classes_on_host(y, argument="y")
+        return retrieve(x, labels=labels, k=[cutoff], model=network)[name]
 
     return value
 
@@ -162,11 +158,3 @@ def _outputs(network, x):
     if not isinstance(outputs, np.ndarray):
         raise checks.invalid("measures", "networks of one output", f"{len(outputs)} outputs")
     return outputs
-
-
-def class_numbers(y):
-    """Class numbers ``(n,)`` of labels ``(n,)``, ``(n, 1)`` or one-hot ``(n, c)``."""
-    y = host_array("y", y, "class labels")
-    if y.ndim == 2 and y.shape[1] > 1:
-        return y.argmax(axis=1)
-    return y.reshape(-1)

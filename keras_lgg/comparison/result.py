@@ -1,14 +1,27 @@
 """What a comparison found: the values of each run, effects, a verdict, a figure."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.comparison.measures import Measure
 from keras_lgg.plots.comparison import effects as draw_effects
 from keras_lgg.types import DataFrame, Figure
+
+
+class Quantity(Protocol):
+    """What is said of values that are measured: all of a `Measure` but how it is taken."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def best(self) -> str: ...
+
+    @property
+    def is_share(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +31,7 @@ class Comparison:
     Attributes:
         values: Dict from the name of each variant, the baseline first, to a dict from the name of
             each measure to an array ``(seeds,)``; shares are in percent.
-        measures: The measures.
+        measures: The measures, or what else has their ``name``, ``best`` and ``is_share``.
         seeds: Of the runs.
 
     Its text is `to_markdown` and `verdict`.
@@ -33,7 +46,7 @@ class Comparison:
     """
 
     values: dict[str, dict[str, np.ndarray]]
-    measures: list[Measure]
+    measures: Sequence[Quantity]
     seeds: list[int]
 
     @property
@@ -88,7 +101,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """A table of means ± standard deviations over the seeds, and of the effects."""
-        head = ["", *(f"{m.name} (%)" if m.is_share else m.name for m in self.measures)]
+        head = ["", *map(_titled, self.measures)]
         rows = [head, ["---"] * len(head)]
         effects = self.effects()
         for variant, found in self.values.items():
@@ -112,13 +125,15 @@ class Comparison:
         """The figure of `plots.effects`, of these values."""
         return draw_effects(
             {
-                f"{m.name} (%)" if m.is_share else m.name: {
-                    variant: found[m.name] for variant, found in self.values.items()
-                }
+                _titled(m): {variant: found[m.name] for variant, found in self.values.items()}
                 for m in self.measures
             },
             **options,
         )
+
+
+def _titled(measure):
+    return f"{measure.name} (%)" if measure.is_share else measure.name
 
 
 def _mean_and_spread(values):

@@ -226,7 +226,7 @@ def _check_outputs(name, outputs, from_logits):
         )
     if not np.isfinite(outputs).all():
         raise checks.invalid("model", "finite outputs", f"NaN or infinite outputs of '{name}'")
-    sums_to_one = (outputs >= 0).all(axis=1) & (np.abs(outputs.sum(axis=1) - 1) < 1e-3)
+    sums_to_one = are_distributions(outputs)
     if from_logits and sums_to_one.all():
         raise checks.invalid(
             "from_logits",
@@ -239,6 +239,11 @@ def _check_outputs(name, outputs, from_logits):
             f"from_logits=True, as outputs of '{name}' are negative or do not sum to 1",
             from_logits,
         )
+
+
+def are_distributions(outputs: np.ndarray) -> np.ndarray:
+    """Whether each of some outputs ``(n, classes)`` is a distribution over the classes."""
+    return (outputs >= 0).all(axis=1) & (np.abs(outputs.sum(axis=1) - 1) < 1e-3)
 
 
 def _check_labels(labels, classes):
