@@ -16,6 +16,7 @@ from keras_lgg.explorer.geometry import MEASURES, Geometry, geometry_of
 from keras_lgg.explorer.networks import Network, networks_of
 from keras_lgg.explorer.placement import placed, start_of
 from keras_lgg.explorer.samples import Samples, samples_of
+from keras_lgg.graphs.labels import named_classes
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.types import ArrayLike, PathLike
 
@@ -140,16 +141,19 @@ class Exploration:
         )
 
     def _frames(self, network):
-        name = next(iter(self.frames)) if network is None else network
-        checks.check_choice("network", name, list(self.frames))
-        return self.frames[name]
+        return self.frames[self._name(network)]
 
     def _geometry(self, network, layer):
-        frames = self._frames(network)
-        layers = self.layers[next(iter(self.layers)) if network is None else network]
-        checks.check_choice("layer", layers[-1] if layer is None else layer, layers)
-        index = len(layers) - 1 if layer is None else layers.index(layer)
-        return frames[-1][index].geometry
+        name = self._name(network)
+        layers = self.layers[name]
+        layer = layers[-1] if layer is None else layer
+        checks.check_choice("layer", layer, layers)
+        return self.frames[name][-1][layers.index(layer)].geometry
+
+    def _name(self, network):
+        name = next(iter(self.frames)) if network is None else network
+        checks.check_choice("network", name, list(self.frames))
+        return name
 
 
 def explore(
@@ -259,13 +263,7 @@ def _classes(probe, names):
         if names is not None:
             raise checks.invalid("classes", "None without `y`", repr(names))
         return None, []
-    present, indices = np.unique(probe.classes, return_inverse=True)
-    if names is None:
-        return indices, [str(label) for label in present]
-    if isinstance(names, str) or not 0 <= present[0] <= present[-1] < len(names):
-        expected = f"a name of each class, for the labels from {present[0]} to {present[-1]}"
-        raise checks.invalid("classes", expected, repr(names))
-    return indices, [str(names[label]) for label in present]
+    return named_classes(probe.classes, names)
 
 
 def _placed(geometries):

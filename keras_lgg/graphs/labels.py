@@ -227,6 +227,22 @@ def classes_on_host(labels, like=None, *, argument="labels", of="x"):
     return known.reshape(-1).astype("int64") if are_class_indices(known) else known.argmax(axis=1)
 
 
+def named_classes(classes, names):
+    """The class of each sample, counted from 0 among those present, and the names of these.
+
+    Args:
+        classes: Class numbers ``(n,)``, an array.
+        names: Name of each class, by its number; ``None`` takes the number.
+    """
+    present, indices = np.unique(classes, return_inverse=True)
+    if names is None:
+        return indices, [str(label) for label in present]
+    if isinstance(names, str) or not 0 <= present[0] <= present[-1] < len(names):
+        expected = f"a name of each class, for the labels from {present[0]} to {present[-1]}"
+        raise invalid("classes", expected, repr(names))
+    return indices, [str(names[label]) for label in present]
+
+
 def comparable(classes, block):
     """Class numbers ``(n,)`` as a `PairMatrix` compares them: in blocks it takes floats alone."""
     if block is None:

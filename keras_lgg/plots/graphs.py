@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_lgg import checks, graphs
 from keras_lgg.graphs import functions
-from keras_lgg.graphs.labels import classes_on_host
+from keras_lgg.graphs.labels import classes_on_host, named_classes
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.plots import layouts, style
 from keras_lgg.relative.comparison import finite_rows
@@ -409,14 +409,9 @@ def _classes(labels, n, names):
     found = classes_on_host(labels)
     if len(found) != n:
         raise checks.invalid("labels", f"one for each of the {n} samples", f"{len(found)} labels")
-    present, indices = np.unique(found, return_inverse=True)
+    count = len(np.unique(found))
     distinct = len(style.COLORS) * len(style.MARKERS)
-    if len(present) > distinct:
+    if count > distinct:
         expected = f"at most {distinct} classes, which markers and colours can tell apart"
-        raise checks.invalid("labels", expected, f"{len(present)} classes")
-    if names is None:
-        return indices, [str(label) for label in present]
-    if isinstance(names, str) or not 0 <= present[0] <= present[-1] < len(names):
-        expected = f"a name of each class, for the labels from {present[0]} to {present[-1]}"
-        raise checks.invalid("classes", expected, repr(names))
-    return indices, [str(names[label]) for label in present]
+        raise checks.invalid("labels", expected, f"{count} classes")
+    return named_classes(found, names)
