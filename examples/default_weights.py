@@ -30,7 +30,7 @@ from sklearn.datasets import make_friedman1
 import keras_lgg as lgg
 from keras_lgg import losses
 
-TEACHER_WIDTH, STUDENT_WIDTH, WIDTH, EMBEDDING = 128, 16, 64, "embedding"
+TEACHER_WIDTH, STUDENT_WIDTH, WIDTH = 128, 16, 64
 MULTIPLES = [0.0, 1e-2, 0.1, 1.0, 10.0, 100.0]  # of the default weight
 IMAGES = {"digits": 10**9, "mnist": 6000}  # how many training samples at most
 TASKS = [*IMAGES, "trec", "regression"]
@@ -94,29 +94,23 @@ def friedman(seed):
     return {split: (x[i].astype("float32"), y[i]) for split, i in places.items()}
 
 
-def network(data, classes, width, *, embeds=False):
-    layers = dense_networks.blocks(data, width)
-    if embeds:  # of a bounded scale
-        layers += [
-            keras.layers.Dense(STUDENT_WIDTH),
-            keras.layers.BatchNormalization(
-                momentum=0.9, scale=False, center=False, name=EMBEDDING
-            ),
-        ]
-    return keras.Sequential([*layers, keras.layers.Dense(classes or 1)])
+def network(data, classes, width):
+    return keras.Sequential([*dense_networks.blocks(data, width), keras.layers.Dense(classes or 1)])
 
 
 def penalized(name, data, classes, teacher):
     """A model with one penalty of the default weight, and the network inside of it."""
+    loss = loss_of(name, classes)
     if name in DISTILLING:
         student = network(data, classes, STUDENT_WIDTH)
-        pairs = [(block, block) for block in BLOCKS]
-        return lgg.Distiller(
-            teacher, student, [lgg.Penalty(loss_of(name, classes), pairs)]
-        ), student
-    base = network(data, classes, WIDTH, embeds=name in ON_EMBEDDINGS)
-    taps = EMBEDDING if name in ON_EMBEDDINGS else BLOCKS
-    return lgg.GeometryModel(base, [lgg.Penalty(loss_of(name, classes), taps)]), base
+        penalty = lgg.Penalty(loss, [(block, block) for block in BLOCKS])
+        return lgg.Distiller(teacher, student, [penalty]), student
+    if name in ON_EMBEDDINGS:
+        embedder = dense_networks.embedder(data, WIDTH, STUDENT_WIDTH)
+        base, taps = keras.Sequential([embedder, keras.layers.Dense(classes)]), embedder
+    else:
+        base, taps = network(data, classes, WIDTH), BLOCKS
+    return lgg.GeometryModel(base, [lgg.Penalty(loss, taps)]), base
 
 
 def loss_of(name, classes):
@@ -176,15 +170,11 @@ def train(args, model, data, classes, batch, seed):
 def score(name, trained, data, classes, split):
     """In %: the accuracy, of embeddings that of 10-NN; of a regression R2."""
     if name in ON_EMBEDDINGS:
-        return dense_networks.neighbors(embedding_of(trained), data, split)
+        return dense_networks.neighbors(trained.layers[0], data, split)
     if classes:
         return dense_networks.accuracy(trained, data, split)
     x, y = data[split]
     return 100 * (1 - np.mean((dense_networks.outputs(trained, x) - y) ** 2) / np.var(y))
-
-
-def embedding_of(trained):
-    return keras.Model(trained.inputs, trained.get_layer(EMBEDDING).output)
 
 
 def compared(frame):
@@ -291,8 +281,9 @@ def main(argv=None):
 def explain(args):
     return (
         f"Tasks: {', '.join(args.tasks)}; batches of {', '.join(map(str, args.batches))}; "
-        f"{args.steps} steps of Adam. The search tries weight 0 and one a decade from a thousandth "
-        "of the default to a thousandfold, and takes the best validation score of each seed. "
+        f"{args.steps} steps of Adam. The search tries the default times "
+        f"{', '.join(f'{multiple:g}' for multiple in args.multiples)}, and takes the best "
+        "validation score of each seed. "
         "Scores: accuracy; of graph smoothness and target graph, which are penalties on a layer of "
         "width 16 here, the accuracy of 10-NN in that layer; of the regression, R2 in %. GKD, "
         "RKD-D and RKD-A distil a dense network eight times as wide. Noise: the mean over five "
