@@ -31,7 +31,7 @@ EXTRAS = {
     "attacks": ["adversarial-robustness-toolbox>=1.20"],
     "relative": ["scikit-learn>=1.5", "scikit-image>=0.22"],
     "manifolds": ["scipy>=1.13", "scikit-learn>=1.5", "threadpoolctl>=3.1"],
-    "faiss": ["faiss-cpu>=1.14"],
+    "faiss": ["faiss-cpu>=1.14.3"],
     "text": ["scikit-learn>=1.5", "keras-hub>=0.32", "gensim>=4.4"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
