@@ -269,7 +269,7 @@ def parse(argv):
         "losses": ["smoothness variation, p = 2", "graph smoothness", "RKD-D"],
     }
     args = common.arguments(options, argv, quick=quick)
-    args.subject = []
+    args.subject = args.tasks
     return args
 
 
