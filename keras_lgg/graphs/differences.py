@@ -45,9 +45,12 @@ def factors_or_pairs(in_factors, by_pairs, *tensors, n, rank, width, power=1):
 
 def factors_cost_less(n, *, rank, width, power=1):
     """Whether factors are the cheaper form; for the arguments see `factors_or_pairs`."""
-    # Operations of a sample, but for a common factor: three for each entry of the products of
-    # factors; for each pair its features, and some 100 for the passes over the matrices.
-    return isinstance(n, int) and 3 * rank**2 < n * (width + 100 + 3 * (power - 1) * n)
+    if not isinstance(n, int):
+        return False
+    # Measured on two backends, as operations of a sample but for a common factor: six for each
+    # entry of the products of factors, which are many small steps, however small the batch; for
+    # each pair its features, and some 100 for the passes over the matrices.
+    return 6 * rank**2 + 3e6 / n < n * (width + 100 + 3 * (power - 1) * n)
 
 
 def is_accurate(rows, terms):

@@ -89,6 +89,8 @@ class FirstSteps:
         self._inner = None
 
     def _step(self, *args):
+        if self._steps == 0:
+            internals.make_variables(self._model, args[-1])
         found = self._inner(*args)
         self._steps += 1
         logs, value_of = internals.after_step(self._model, found)

@@ -62,6 +62,33 @@ def batch_size(x):
     return keras.ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
 
 
+def make_variables(model, iterator):
+    """Make the variables that the first training step would make.
+
+    TensorFlow traces a step that makes variables a second time, which takes as long again.
+
+    Args:
+        model: A compiled model, of which this does nothing where a layer is not built yet.
+        iterator: Over the batches that it will train on.
+    """
+    if keras.backend.backend() != "tensorflow" or not all(x.built for x in model._flatten_layers()):
+        return
+    unmade = [x for x in (model._compile_loss, model._compile_metrics) if x and not x.built]
+    if unmade:
+        try:
+            batch = keras.tree.map_structure(
+                lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), iterator.element_spec
+            )
+        except AttributeError:  # of replicas, for which Keras makes them; or ragged
+            return
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        outputs = symbolic_outputs(lambda x: model(x, training=False), x)
+        for each in unmade:
+            each.build(y, outputs)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 def after_step(model, found):
     """``(logs, value_of)`` of what a training step returned.
 

@@ -270,6 +270,8 @@ def test_the_cheaper_form_is_taken():
         return float(differences.factors_or_pairs(**forms, n=n, **cost)[0]) == 1.0
 
     assert taken(1000, **cheap)
+    assert taken(256, rank=66, width=192)
+    assert not taken(128, rank=66, width=192)  # whose many small steps take longer
     assert not taken(5, **cheap)
     assert not taken(400, rank=400, width=800)
     assert taken(900, rank=400, width=100, power=2)

@@ -279,3 +279,37 @@ class TestFinite:
 
     def test_a_finite_training(self):
         assert remarks(with_echo(), epochs=2) == []
+
+
+class Counted(losses.GraphVariation):
+    """Counts how often it is traced."""
+
+    traces = 0
+
+    def call(self, *args, **kwargs):
+        self.traces += 1
+        return super().call(*args, **kwargs)
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others trace a step once")
+@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_step_is_traced_once(steps, as_dataset):
+    import tensorflow as tf
+
+    loss = Counted()
+    model = model_with(
+        lgg.Penalty(loss, TAPS),
+        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
+        steps_per_execution=steps,
+        jit_compile=False,
+    )
+    weights = np.ones(64, "float32")
+    if as_dataset:
+        data = tf.data.Dataset.from_tensor_slices((X, Y, weights)).batch(16, drop_remainder=True)
+        model.fit(data, epochs=2, shuffle=False, verbose=0)
+    else:
+        model.fit(X, Y, sample_weight=weights, batch_size=16, epochs=2, verbose=0)
+    assert loss.traces == 1
