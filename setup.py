@@ -36,7 +36,7 @@ EXTRAS = {
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
-    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2"],
+    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2", "bokeh>=3.9"],
 }
 # With what the pages run.
 EXTRAS["docs"] = [

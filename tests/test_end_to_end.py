@@ -50,26 +50,32 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_quickstart(tmp_path, capsys):
     import quickstart  # of examples/
 
-    figure = tmp_path / "figure.png"
-    results = quickstart.main(["--quick", "--figure", str(figure)])
+    found = quickstart.main(["--quick", "--output", str(tmp_path)])
     output = capsys.readouterr().out
-    assert figure.stat().st_size > 10_000
+    assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+    assert "<html" in (tmp_path / "networks.html").read_text()[:200].lower()
 
-    plain, smooth = (results["robustness"][name] for name in ("plain", "smooth geometry"))
-    assert min(plain["clean"][0], smooth["clean"][0]) > 95
-    # One seed: the gain of about 2 points has a spread of 1, and rounding differs by machine.
-    assert smooth["noise 0.4"][0] > plain["noise 0.4"][0] - 2
-    assert plain["clean"][0] > plain["noise 0.2"][0] > plain["noise 0.4"][0] > 30
+    def means(task):
+        return {
+            variant: {name: float(values[0]) for name, values in of.items()}
+            for variant, of in found[task].values.items()
+        }
 
-    accuracy = {name: rows["accuracy"][0] for name, rows in results["distillation"].items()}
-    assert accuracy["teacher"] > 96
-    assert all(85 < accuracy[name] < accuracy["teacher"] for name in accuracy if name != "teacher")
+    # One seed and half the epochs: what the method brings is seen, its size is not asserted.
+    robust = means("robustness")
+    assert min(of["clean"] for of in robust.values()) > 75
+    assert robust["smooth geometry"]["noise 0.2"] > robust["plain"]["noise 0.2"]
+    assert robust["plain"]["clean"] > robust["plain"]["noise 0.1"] > robust["plain"]["noise 0.3"]
+    student = {variant: of["accuracy"] for variant, of in means("distillation").items()}
+    assert student["RKD-D"] > student["student alone"]
+    assert student["the teacher"] > max(student["RKD-D"], student["GKD"], 95)
+    embedded = means("embeddings")
+    noisy = {variant: of["10-NN, noise 0.2"] for variant, of in embedded.items()}
+    assert noisy["graph smoothness"] > noisy["cross-entropy"] > noisy["2 principal components"]
+    assert embedded["all 64 pixels"]["10-NN"] > 95
+    heads = means("stitching")
+    assert heads["relative"]["exchanged"] > 80 > 30 > heads["absolute"]["exchanged"]
+    assert heads["Procrustes"]["own head"] == heads["absolute"]["own head"]
 
-    errors = {name: rows["10-NN error"][0] for name, rows in results["embeddings"].items()}
-    assert set(errors) == {"cross-entropy", "graph smoothness"}
-    assert all(0 < error < 6 for error in errors.values())
-
-    for rows in results.values():
-        for variant, metrics in rows.items():
-            assert variant in output
-            assert all(f"{values[0]:.1f}" in output for values in metrics.values())
+    for comparison in found.values():
+        assert str(comparison) in output
