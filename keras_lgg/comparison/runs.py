@@ -16,7 +16,7 @@ PLAIN = "plain"
 
 
 def compare(
-    build: Callable[[list[Penalty]], keras.Model],
+    build: Callable[[list[Penalty]], keras.Model] | None,
     penalties: Penalty | Sequence[Penalty] | Mapping[str, Any],
     data: Any,
     *,
@@ -36,7 +36,7 @@ def compare(
     Args:
         build: Function ``build(penalties)`` that returns a compiled model which holds these
             penalties: a `GeometryModel`, a `Distiller`, or another one; with the empty list, the
-            plain model.
+            plain model. ``None`` where each variant builds its own.
         penalties: A `Penalty`, or a list of them, to compare with none; or a dict from the name of
             each variant to its penalties, or to a function with no argument that builds a compiled
             model of its own. The first variant is what the others are compared with.
@@ -84,6 +84,9 @@ def compare(
         (['plain', 'graph_variation'], (2,))
     """
     variants = _variants(penalties, weights)
+    if build is None and not all(map(callable, variants.values())):
+        expected = "a function from penalties to a compiled model, where variants are penalties"
+        raise checks.invalid("build", expected, "None")
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise checks.invalid("seeds", "at least one", repr(seeds))

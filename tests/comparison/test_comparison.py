@@ -138,6 +138,10 @@ class TestRuns:
         with pytest.raises(ValueError, match=message):
             compared(penalties, **options)
 
+    def test_variants_that_are_penalties_need_a_model(self):
+        with pytest.raises(ValueError, match=r"`build`. Expected a function .* Received: None"):
+            lgg.compare(None, {"a": [], "b": network}, (X, Y), test_data=(X, Y))
+
 
 class TestMeasures:
     NETWORK = keras.Sequential([keras.Input((3,)), layers.Identity()])
