@@ -139,7 +139,7 @@ class TestRuns:
             compared(penalties, **options)
 
     def test_variants_that_are_penalties_need_a_model(self):
-        with pytest.raises(ValueError, match=r"`build`\. Expected a function .* Received: build=None"):
+        with pytest.raises(ValueError, match=r"a compiled model, .* Received: build=None"):
             lgg.compare(None, {"a": [], "b": network}, (X, Y), test_data=(X, Y))
 
 
