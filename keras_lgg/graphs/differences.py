@@ -47,9 +47,10 @@ def factors_cost_less(n, *, rank, width, power=1):
     """Whether factors are the cheaper form; for the arguments see `factors_or_pairs`."""
     if not isinstance(n, int):
         return False
-    # Measured on two backends, as operations of a sample but for a common factor: six for each
-    # entry of the products of factors, which are many small steps, however small the batch; for
-    # each pair its features, and some 100 for the passes over the matrices.
+    # Measured on two backends, as operations of a sample but for a common factor. In factors: six
+    # for each entry of their products, and the share of a sample in what their many small steps
+    # cost at any size. By pairs: for each pair its features, and some 100 for the passes over the
+    # matrices.
     return 6 * rank**2 + 3e6 / n < n * (width + 100 + 3 * (power - 1) * n)
 
 

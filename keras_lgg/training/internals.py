@@ -73,7 +73,10 @@ def make_variables(model, iterator):
     """
     if keras.backend.backend() != "tensorflow" or not all(x.built for x in model._flatten_layers()):
         return
-    unmade = [x for x in (model._compile_loss, model._compile_metrics) if x and not x.built]
+    # A loss makes variables for several outputs alone: the mean of each.
+    has_many = len(getattr(model, "output_names", [])) > 1
+    parts = [model._compile_metrics, model._compile_loss if has_many else None]
+    unmade = [part for part in parts if part is not None and not part.built]
     if unmade:
         try:
             batch = keras.tree.map_structure(
