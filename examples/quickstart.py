@@ -31,16 +31,16 @@ import time
 from typing import NamedTuple
 
 import asked_for_help  # noqa: F401 (it acts when it is imported, before the others)
+import dense_networks
 import keras
 import networks
 import numpy as np
 from common import BLACK, BLUE, GREEN, PURPLE, VERMILION, cross_entropy, figure
-from dense_networks import BLOCKS, outputs
+from dense_networks import BLOCKS, classifier, outputs
 from networks import STAGES
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
 
 import keras_lgg as lgg
 from keras_lgg import losses, relative, retrieval
@@ -58,11 +58,6 @@ SELECTION_SEEDS = range(100, 105)  # none of those that are reported by default
 PAIRS = [(name, name) for name in BLOCKS]
 OURS = {"smooth geometry": BLUE, "GKD": BLUE, "graph smoothness": BLUE, "relative": BLUE}
 OURS |= {"RKD-D": GREEN}
-
-
-class Data(NamedTuple):
-    x: np.ndarray
-    y: np.ndarray
 
 
 def smooth(weight):
@@ -86,7 +81,7 @@ CHOSEN = {
         "RKD-D": lgg.Penalty(losses.RelationalDistance(), taps=PAIRS),
         "GKD": lgg.Penalty(losses.GraphDistillation(), taps=PAIRS),
     },
-    "embeddings": {"cross-entropy": None, "graph smoothness": 0.25},  # its alpha
+    "embeddings": {"cross-entropy": None, "graph smoothness": 0.125},  # its alpha
 }
 GRID = {
     "robustness": {"plain": []}
@@ -104,31 +99,17 @@ def load_splits():
     x = (x / 16).astype("float32")
     x, x_test, y, y_test = train_test_split(x, y, test_size=500, stratify=y, random_state=0)
     x, x_val, y, y_val = train_test_split(x, y, test_size=297, stratify=y, random_state=0)
-    return Data(x, y), Data(x_val, y_val), Data(x_test, y_test)
+    return (x, y), (x_val, y_val), (x_test, y_test)
 
 
 def placed(data, seed):
     """Each digit at a random place of a larger image."""
-    places = np.random.default_rng(seed).integers(0, SIDE - 8 + 1, (len(data.x), 2))
-    images = np.zeros((len(data.x), SIDE, SIDE, 1), "float32")
-    for image, digit, (top, left) in zip(images, data.x, places, strict=True):
+    x, y = data
+    places = np.random.default_rng(seed).integers(0, SIDE - 8 + 1, (len(x), 2))
+    images = np.zeros((len(x), SIDE, SIDE, 1), "float32")
+    for image, digit, (top, left) in zip(images, x, places, strict=True):
         image[top : top + 8, left : left + 8, 0] = digit.reshape(8, 8)
-    return Data(images, data.y)
-
-
-def blocks(width):
-    layers = [keras.Input((64,))]
-    for name in BLOCKS:
-        layers += [
-            keras.layers.Dense(width, use_bias=False),
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(name=name),
-        ]
-    return layers
-
-
-def classifier(width):
-    return keras.Sequential([*blocks(width), keras.layers.Dense(10)])
+    return images, y
 
 
 def compiled(model, loss, optimizer=None):
@@ -161,8 +142,7 @@ class Progress(keras.callbacks.Callback):
 class Run(NamedTuple):
     """What a task trains on, is tried on, and how often."""
 
-    train: Data
-    held_out: Data
+    data: dict[str, tuple[np.ndarray, np.ndarray]]  # of the splits "train" and "test"
     seeds: range
     epochs: int
     progress: keras.callbacks.Callback
@@ -171,8 +151,8 @@ class Run(NamedTuple):
         return lgg.compare(
             build,
             variants,
-            prepare(self.train, 0),
-            test_data=prepare(self.held_out, 1),
+            prepare(self.data["train"], 0),
+            test_data=prepare(self.data["test"], 1),
             measures=measures,
             seeds=self.seeds,
             progress=False,
@@ -181,14 +161,14 @@ class Run(NamedTuple):
 
     def fit(self, model, seed):
         keras.utils.set_random_seed(seed)
-        model.fit(*self.train, verbose=0, **self.options())
+        model.fit(*self.data["train"], verbose=0, **self.options())
 
     def options(self):
         return {"epochs": self.epochs, "batch_size": BATCH, "callbacks": [self.progress]}
 
 
 def accuracy(network, x, y):
-    return np.mean(outputs(network, x).argmax(axis=1) == y)
+    return dense_networks.accuracy(network, {"test": (x, y)}, "test") / 100
 
 
 def under_noise(name, sigma, score):
@@ -210,7 +190,8 @@ def robustness(variants, run, trained):
     def build(penalties):
         network = networks.small_cnn((SIDE, SIDE, 1), 10, width=8)
         trained["smooth geometry" if penalties else "plain"] = network
-        rate = keras.optimizers.schedules.CosineDecay(0.1, run.epochs * len(run.train.x) // BATCH)
+        steps = run.epochs * len(run.data["train"][0]) // BATCH
+        rate = keras.optimizers.schedules.CosineDecay(0.1, steps)
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-3)
         return compiled(lgg.GeometryModel(network, penalties), cross_entropy(), optimizer)
 
@@ -222,14 +203,15 @@ def robustness(variants, run, trained):
 def distillation(variants, run):
     """Of one teacher, whose accuracy stands beside those of its students."""
     keras.utils.set_random_seed(0)
-    teacher = compiled(classifier(TEACHER), cross_entropy())
+    teacher = compiled(classifier(run.data, TEACHER), cross_entropy())
     run.fit(teacher, 0)
 
     def build(penalties):
-        return compiled(lgg.Distiller(teacher, classifier(STUDENT), penalties), cross_entropy())
+        student = classifier(run.data, STUDENT)
+        return compiled(lgg.Distiller(teacher, student, penalties), cross_entropy())
 
     found = run.compare(build, variants, ["accuracy"])
-    reached = np.full(len(run.seeds), 100 * accuracy(teacher, *run.held_out))
+    reached = np.full(len(run.seeds), 100 * accuracy(teacher, *run.data["test"]))
     return with_others(found, {"the teacher": {"accuracy": reached}})
 
 
@@ -237,56 +219,54 @@ def embeddings(variants, run):
     """Nothing is trained where the axes are principal, or the pixels stand for themselves."""
 
     def score(network, x, y):
-        return neighbours(functools.partial(outputs, embedding_of(network)), run, x, y)
+        data = {"train": run.data["train"], "test": (x, y)}
+        return dense_networks.neighbors(network.layers[0], data, "test") / 100
 
     def precision(network, x, y):
-        return retrieval.evaluate(outputs(embedding_of(network), x), labels=y)["map@r"]
+        return retrieval.evaluate(x, labels=y, model=network.layers[0])["map@r"]
 
     measures = [
         under_noise("10-NN", 0.0, score),
         under_noise("10-NN, noise 0.2", 0.2, score),
         Measure("map@r", precision, is_share=True),
     ]
-    found = run.compare(
-        None, {name: embedding(alpha) for name, alpha in variants.items()}, measures
-    )
+    builders = {name: embedding(run, alpha) for name, alpha in variants.items()}
+    found = run.compare(None, builders, measures)
     pixels = {
-        "2 principal components": keras.Sequential([keras.Input((64,)), projection(run.train.x)]),
-        "all 64 pixels": keras.Sequential([keras.Input((64,)), keras.layers.Identity()]),
+        "2 principal components": untrained(projection(run.data["train"][0])),
+        "all 64 pixels": untrained(keras.layers.Identity()),
     }
     return with_others(
         found,
         {
-            name: {m.name: np.full(len(run.seeds), m.of(network, *run.held_out)) for m in measures}
+            name: {
+                m.name: np.full(len(run.seeds), m.of(network, *run.data["test"])) for m in measures
+            }
             for name, network in pixels.items()
         },
     )
 
 
-def embedding(alpha):
+def embedding(run, alpha):
     """A function that builds a network, compiled with graph smoothness of this alpha.
 
-    Without one, a layer of classes follows, and the loss is cross-entropy.
+    Its first layer embeds. Without an alpha, a layer of classes follows, and the loss is
+    cross-entropy.
     """
 
     def build():
-        # The last layer bounds the scale of the embedding, which graph smoothness needs.
-        bounded = keras.layers.BatchNormalization(
-            momentum=0.9, scale=False, center=False, name="embedding"
-        )
-        layers = [*blocks(TEACHER), keras.layers.Dense(NUMBERS), bounded]
+        first = dense_networks.embedder(run.data, TEACHER, NUMBERS)
         if alpha is None:
-            return compiled(keras.Sequential([*layers, keras.layers.Dense(10)]), cross_entropy())
+            return compiled(keras.Sequential([first, keras.layers.Dense(10)]), cross_entropy())
         # The mean over the batch, in place of the sum, keeps the steps of SGD small.
         loss = losses.GraphSmoothness(alpha=alpha, reduction="sum_over_batch_size")
-        return compiled(keras.Sequential(layers), loss)
+        return compiled(keras.Sequential([first]), loss)
 
     return build
 
 
-def embedding_of(network):
-    named = [layer for layer in network.layers if layer.name == "embedding"]
-    return keras.Model(network.inputs, named[0].output) if named else network
+def untrained(layer):
+    return keras.Sequential([keras.Sequential([keras.Input((64,)), layer])])
 
 
 def projection(x):
@@ -298,22 +278,17 @@ def projection(x):
     return layer
 
 
-def neighbours(embed, run, x, y):
-    return KNeighborsClassifier(10).fit(embed(run.train.x), run.train.y).score(embed(x), y)
-
-
 def with_others(found, others):
     return Comparison({**found.values, **others}, found.measures, found.seeds)
 
 
 def stitching(run):
     """Two networks a seed, of two widths, trained apart: own heads, and heads exchanged."""
+    x, y = run.data["train"]
     values = {}
     for seed in run.seeds:
-        indices = relative.select_anchors(
-            run.train.x, ANCHORS, method="stratified", labels=run.train.y, seed=seed
-        )
-        anchors = run.train.x[indices]
+        indices = relative.select_anchors(x, ANCHORS, method="stratified", labels=y, seed=seed)
+        anchors = x[indices]
         absolute, codes = [], []
         for number, width in enumerate((64, 128)):
             keras.utils.set_random_seed(2 * seed + number)
@@ -322,11 +297,11 @@ def stitching(run):
                 anchors, encoder=encoder(width), indices=indices
             )
             codes.append(halves(run, layer, ANCHORS, seed))
-        report = relative.stitching_matrix(codes, run.held_out, "accuracy", absolute=absolute)
+        report = relative.stitching_matrix(codes, run.data["test"], "accuracy", absolute=absolute)
         summary = report.summary()
         summary["Procrustes"] = {
             "self": summary["absolute"]["self"],
-            "stitched": translated(absolute, anchors, run.held_out),
+            "stitched": translated(absolute, anchors, *run.data["test"]),
         }
         for variant in ("absolute", "Procrustes", "relative"):
             of = values.setdefault(variant, {"own head": [], "exchanged": []})
@@ -350,12 +325,12 @@ def halves(run, first, width, seed):
     return encode, head
 
 
-def translated(models, anchors, held_out):
+def translated(models, anchors, x, y):
     """Accuracy of exchanged heads, whose encoders are turned into each other by their anchors."""
     scores = []
     for (encode, _), (other, head) in (models, models[::-1]):
         turn = relative.Procrustes().fit(outputs(encode, anchors), outputs(other, anchors))
-        scores.append(accuracy(head, turn(outputs(encode, held_out.x)), held_out.y))
+        scores.append(accuracy(head, turn(outputs(encode, x)), y))
     return np.mean(scores)
 
 
@@ -414,8 +389,8 @@ def draw_task(axis, comparison):
 
 def look_into(trained, data, path):
     """Networks side by side, on a page of the explorer."""
-    x, y = placed(Data(data.x[:200], data.y[:200]), 1)
-    lgg.explore(trained, x, y, layers=STAGES, pool="mean").save(path)
+    x, y = placed(data, 1)
+    lgg.explore(trained, x[:200], y[:200], layers=STAGES, pool="mean").save(path)
 
 
 def parse(argv):
@@ -447,8 +422,8 @@ def main(argv=None):
     each = sum(map(len, variants.values())) + 4 * (variants is CHOSEN)  # 4 to stitch
     trained = {}
     epochs = 10 if args.quick else 20
-    held_out = validation if args.select else test
-    run = Run(train, held_out, seeds, epochs, Progress(1 + len(seeds) * each))
+    data = {"train": train, "test": validation if args.select else test}
+    run = Run(data, seeds, epochs, Progress(1 + len(seeds) * each))
     found = run_all(variants, run, trained)
     for task, comparison in found.items():
         print(f"\n\n{task.capitalize()}, {run_on(args, seeds)}\n\n{comparison}")
