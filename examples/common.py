@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import functools
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -23,6 +24,9 @@ import pandas as pd
 
 from keras_lgg import comparison, datasets, relative
 from keras_lgg.files import beside
+
+# Many small networks are traced here; TensorFlow takes them for one that is traced again and again.
+logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
