@@ -86,8 +86,11 @@ def make_variables(model, iterator):
             return
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         outputs = symbolic_outputs(lambda x: model(x, training=False), x)
-        for each in unmade:
-            each.build(y, outputs)
+        try:
+            for each in unmade:
+                each.build(y, outputs)
+        except (KeyError, ValueError):  # of labels that do not fit: the step itself says it better
+            return
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 

@@ -313,3 +313,32 @@ def test_a_step_is_traced_once(steps, as_dataset):
     else:
         model.fit(X, Y, sample_weight=weights, batch_size=16, epochs=2, verbose=0)
     assert loss.traces == 1
+
+
+def with_two_outputs(loss):
+    """A plain model, and the same with a penalty."""
+    base = network()
+    base = keras.Model(base.inputs[0], [base.get_layer("h1").output, *base.outputs])
+    found = [base, lgg.GeometryModel(base, [lgg.Penalty(losses.GraphVariation(), TAPS, 0.0)])]
+    for model in found:
+        model.compile("sgd", loss)
+    return found
+
+
+@pytest.mark.parametrize("loss", [["mse", "mse"], ["mse"] * 3])
+def test_labels_that_do_not_fit_are_refused_in_the_words_of_keras(loss):
+    said = []
+    for model in with_two_outputs(loss):
+        with pytest.raises((ValueError, KeyError)) as caught:
+            model.fit(X, np.eye(3)[Y], verbose=0)
+        said.append((caught.type, str(caught.value).partition("\n")[0]))
+    assert said[0] == said[1]
+
+
+def test_labels_of_one_output_of_two():
+    logs = [
+        model.evaluate(X, np.eye(3)[Y], verbose=0, return_dict=True)
+        for model in with_two_outputs([None, "mse"])
+        if model.fit(X, np.eye(3)[Y], shuffle=False, verbose=0)
+    ]
+    assert logs[1]["loss"] < logs[0]["loss"]  # trained twice as long
