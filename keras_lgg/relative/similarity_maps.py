@@ -15,7 +15,7 @@ from keras_lgg import checks
 from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.relative import comparison, correlations, geometry, kernels
 from keras_lgg.relative.comparison import finite_rows
-from keras_lgg.relative.structures import rows_of
+from keras_lgg.relative.structures import check_vocabulary, rows_of
 from keras_lgg.training.paths import layer_paths, paths_of
 from keras_lgg.training.taps import TappedModel
 
@@ -156,6 +156,8 @@ def similarity_map(
     ]
     own = ("x", _arrays(x))
     data = [own, own if x_b is None else ("x_b", _arrays(x_b))]
+    for (name, inputs), model in zip(data, (model_a, model_b), strict=True):
+        check_vocabulary(name, model, inputs)
     parts = kernels.batches(_length(data), batch_size)
     seen = (
         tuple(

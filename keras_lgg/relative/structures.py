@@ -106,29 +106,29 @@ def check_text():
         )
 
 
-def check_vocabulary(argument, encoder, x):
-    """Raise where ids are beyond an embedding that an input of the encoder goes into."""
-    flat = _in_order(argument, encoder, x)
-    for index, layer in _embeddings(encoder):
+def check_vocabulary(argument, model, x):
+    """Raise where ids are beyond an embedding that an input of the model goes into."""
+    flat = _in_order(argument, model, x)
+    for index, layer in _embeddings(model):
         name, ids = flat[index] if index < len(flat) else (None, None)
         if ids is None or is_text(ids) or 0 in ids.shape:
             continue
         ids = ops.convert_to_numpy(ids) if ops.is_tensor(ids) else np.asarray(ids)
         if ids.min() < 0 or ids.max() >= layer.input_dim:
             raise ValueError(
-                f"The ids in {name} are beyond the vocabulary of the encoder '{encoder.name}'. "
+                f"The ids in {name} are beyond the vocabulary of '{model.name}'. "
                 f"Expected ids in [0, {layer.input_dim}), as its embedding '{layer.name}' has. "
-                f"Received: ids from {ids.min()} to {ids.max()}. Give each encoder the ids of the "
+                f"Received: ids from {ids.min()} to {ids.max()}. Give each network the ids of the "
                 "tokenizer that it was trained with."
             )
 
 
-def _in_order(argument, encoder, x):
-    """Pairs of the name and the array of each input of an encoder, in their order there."""
+def _in_order(argument, model, x):
+    """Pairs of the name and the array of each input of a model, in their order there."""
     x = of_arrays(x)
-    if not isinstance(x, dict) or isinstance(internals.symbolic_input(encoder), dict | type(None)):
+    if not isinstance(x, dict) or isinstance(internals.symbolic_input(model), dict | type(None)):
         return list(leaves_of(argument, x).items())
-    found = [[name for name in names if name in x] for names in internals.input_names(encoder)]
+    found = [[name for name in names if name in x] for names in internals.input_names(model)]
     return [(f"{argument}[{n[0]!r}]", x[n[0]]) if n else (None, None) for n in found]
 
 
@@ -137,8 +137,9 @@ def _embeddings(model):
     encoder = getattr(model, "encoder", None)
     if not isinstance(model, keras.Model) and isinstance(encoder, keras.layers.Layer):
         yield from _embeddings(encoder)  # of a RelativeRepresentation
-    if isinstance(model, keras.layers.Embedding):
-        yield 0, model
+    own = getattr(model, "token_embedding", model)  # as layers of KerasHub that hold one call it
+    if isinstance(own, keras.layers.Embedding) and not is_graph(model):
+        yield 0, own
     if not is_graph(model):
         return
     inputs = [id(x) for x in model.inputs]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.relative.structures import check_vocabulary
 from keras_lgg.robustness.classifiers import Network, unchanged
 from keras_lgg.robustness.inputs import KINDS, checked_data, kind_of, tokenized
 from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
@@ -105,6 +106,8 @@ def evaluate(
         name: Network(each, from_logits=from_logits, batch_size=batch_size)
         for name, each in models.items()
     }
+    for each in models.values():
+        check_vocabulary("data" if tokenizer is None else "tokenizer(texts)", each, taken)
     accuracies: dict[str, list[float]] = {name: [] for name in networks}
     bar = _progress_bar(len(networks) * (1 + sum(len(p.severities) for p in checked)))
 

@@ -135,6 +135,12 @@ class TestOfTwoNetworks:
         other = relative.similarity_map(first, halved, X)
         assert np.diag(other.matrix).min() < 1 - 1e-3
 
+    def test_ids_of_another_tokenizer(self):
+        words = [keras.Input((3,), dtype="int32"), layers.Embedding(7, 2), layers.Flatten()]
+        model, ids = keras.Sequential(words), np.arange(60).reshape(20, 3) % 7
+        with pytest.raises(ValueError, match=r"(?s)ids in x_b are beyond.*\[0, 7\).*from 1 to 7"):
+            relative.similarity_map(model, model, ids, x_b=ids + 1)
+
     @pytest.mark.once
     def test_no_layer_is_held_whole(self, monkeypatch):
         """With the batches, the number of samples seen at a time stays."""

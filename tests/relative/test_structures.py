@@ -363,6 +363,21 @@ class TestChecks:
                 with pytest.raises(ValueError, match=match):
                     structures.check_vocabulary("x", model, x)
 
+    def test_vocabulary_of_networks_of_keras_hub(self):
+        hub = pytest.importorskip("keras_hub", reason="KerasHub is in the extra text")
+        ids = keras.Input((5,), dtype="int32")
+        embedding = hub.layers.TokenAndPositionEmbedding(WORDS, 5, 4)
+        encoder = keras.Model(ids, layers.GlobalAveragePooling1D()(embedding(ids)))
+        size = {"num_layers": 1, "num_heads": 2, "hidden_dim": 4, "intermediate_dim": 8}
+        backbone = hub.models.DistilBertBackbone(WORDS, max_sequence_length=5, **size)
+        for model, wrap in (
+            (encoder, lambda ids: ids),
+            (backbone, lambda ids: {"token_ids": ids, "padding_mask": np.ones_like(ids)}),
+        ):
+            RelativeRepresentation(wrap(IDS[:K]), encoder=model, pool_positions="mean")
+            with pytest.raises(ValueError, match=r"beyond the vocabulary.*\[0, 11\)"):
+                RelativeRepresentation(wrap(IDS[:K] + 1), encoder=model, pool_positions="mean")
+
 
 @pytest.mark.parametrize(
     ("call", "message"),

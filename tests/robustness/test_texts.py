@@ -377,6 +377,21 @@ def test_what_does_not_fit_is_refused(inputs, ways, options, message):
         run(model, (inputs, np.arange(N) % 3), ways, **options)
 
 
+def test_ids_of_another_tokenizer():
+    """Keras gives zeros, NaN or an error for them, by the backend."""
+    labels, ways = np.arange(N) % 3, [DroppedTokens()]
+    with pytest.raises(
+        ValueError, match=r"(?s)ids in data are beyond.*\[0, 8\).*Received: ids from"
+    ):
+        run(of_ids(), (token_ids() + 1, labels), ways)
+
+    def others(given):
+        return tokenizer(given)["token_ids"] + 1
+
+    with pytest.raises(ValueError, match=r"ids in tokenizer\(texts\) are beyond"):
+        run({"model": of_ids()}, (texts(), labels), [Typos()], tokenizer=others)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
