@@ -63,7 +63,7 @@ def svcca(a: ArrayLike, b: ArrayLike, *, variance: float = 0.99) -> float:
     return float(np.mean(_correlations(first, second)[1]))
 
 
-def pwcca(a: ArrayLike, b: ArrayLike) -> float:
+def pwcca(a: ArrayLike, b: ArrayLike, *, whitened: bool = True) -> float:
     """Mean canonical correlation of two spaces, weighted by what the directions account for.
 
     The canonical directions of the space of fewer features, of ``a`` if there are as many, are
@@ -77,6 +77,10 @@ def pwcca(a: ArrayLike, b: ArrayLike) -> float:
     Args:
         a: Array of shape ``(n, ...)``, one row a sample, of floats or integers.
         b: Array of shape ``(n, ...)``, the same samples in another space, of any width.
+        whitened: Whether the weights are those of the paper. ``False`` gives those of the code that
+            was published with it, and of packages that follow it, such as ReSi, to compare with
+            their numbers: it turns the features, does not whiten them, and makes what it has
+            orthonormal one after the other.
 
     Returns:
         A float in [0, 1]; 1 where the space of fewer features is a linear map of the other.
@@ -94,15 +98,16 @@ def pwcca(a: ArrayLike, b: ArrayLike) -> float:
         >>> print(f"{svcca(a, b):.2f} {pwcca(a, b):.2f}")
         0.45 0.75
 
-    Reference: [2]. The code that was published with it, and packages that copy
-    it, leave the directions unwhitened, so that their weights are others.
+    Reference: [2]
     """
     rows_a, rows_b = paired_rows(a, b)
     first, second = _directions("a", rows_a), _directions("b", rows_b)
     if rows_a.shape[1] > rows_b.shape[1]:
         rows_a, first, second = rows_b, second, first
     turn, correlations = _correlations(first, second)
-    weights = np.abs(centred("a", rows_a).T @ (first @ turn)).sum(axis=0)
+    features = centred("a", rows_a)
+    directions = first @ turn if whitened else _unwhitened(features, first, turn)
+    weights = np.abs(features.T @ directions).sum(axis=0)
     return float(weights @ correlations / weights.sum())
 
 
@@ -125,6 +130,12 @@ def _directions(argument, x, variance=1.0):
         )
         raise checks.invalid(argument, expected, f"a space of {kept} directions")
     return u[:, :kept]
+
+
+def _unwhitened(features, directions, turn):
+    """The turned principal components ``(n, k)``, orthonormal by Gram and Schmidt."""
+    components = directions * np.linalg.norm(directions.T @ features, axis=1)
+    return np.linalg.qr(components @ turn)[0]
 
 
 def _rounding(x):

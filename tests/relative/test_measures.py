@@ -177,13 +177,16 @@ class TestAgainstDefinitions:
         assert found == pytest.approx(reference.pwcca(a, b), abs=1e-8)
         assert type(found) is float
 
-    def test_pwcca_as_published_in_code(self):
+    @pytest.mark.parametrize(("p", "q"), [(4, 7), (7, 4), (5, 5)])
+    def test_pwcca_as_published_in_code(self, p, q):
         """It is that of the paper where the space of the weights is white, and there alone."""
-        a, b = pair(80, 4, 7)
-        white = reference.centred(a) @ reference.inverse_root(np.cov(a.T))
-        found = relative.pwcca(white, b)
-        assert found == pytest.approx(reference.pwcca(white, b, whitened=False), abs=1e-8)
-        assert abs(relative.pwcca(a, b) - reference.pwcca(a, b, whitened=False)) > 1e-4
+        a, b = pair(80, p, q)
+        found = relative.pwcca(a + 3, b - 1, whitened=False)
+        assert found == pytest.approx(reference.pwcca(a, b, whitened=False), abs=1e-8)
+        assert abs(relative.pwcca(a, b) - found) > 1e-4
+        if p <= q:
+            a = reference.centred(a) @ reference.inverse_root(np.cov(a.T))
+            assert relative.pwcca(a, b, whitened=False) == pytest.approx(relative.pwcca(a, b))
 
     @pytest.mark.parametrize("metric", ["correlation", "euclidean"])
     def test_rsa(self, metric, monkeypatch):
