@@ -119,10 +119,10 @@ def run_seed(args, seed):
     pair = train_pair(args, seed)
     rows = to_rows(ABSOLUTE, np.nan, compare(args, pair.first, pair.second, pair.labels))
     for name, (method, *_) in METHODS.items():
+        args.progress.say(f"anchors: {name}")
         for count in args.counts:
             anchors = choose(method, count, pair, seed)
             rows += to_rows(name, count, compare_codes(args, pair, anchors, args.normalization))
-        print(f"seed {seed}  {name} compared", flush=True)
     anchors = choose("uniform", args.at, pair, seed)
     for normalization in NORMALIZATIONS:
         measured = compare_codes(args, pair, anchors, normalization)
@@ -217,7 +217,15 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, count, seed``; values in %."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    """With the most anchors, each way to choose them; the spaces as they are, beside."""
+    counts, variants = frame["count"], frame["variant"]
+    shown = frame[(variants == ABSOLUTE) | variants.isin(METHODS) & (counts == max(args.counts))]
+    said = common.effects(shown, ABSOLUTE, {SWAPPED: "max", "MRR": "max"})
+    return f"With {max(args.counts)} anchors:\n{said}"
 
 
 def tables(args, frame):

@@ -76,7 +76,8 @@ def measured(args, data, task, teacher, seed, options):
     keras.utils.set_random_seed(seed)
     build, score = TASKS[task]
     model, network = build(data, teacher, options)
-    fit(args, model, data, seed, label=f"{task}  {options}")
+    label = ", ".join([task, *(f"{name} {value}" for name, value in options.items())])
+    fit(args, model, data, seed, label=label)
     scores = {split: score(network, data, split) for split in ("validation", "test")}
     return scores, float(model.penalties[0].weight)
 
@@ -112,7 +113,7 @@ def fit(args, model, data, seed, *, label):
         batch_size=args.batch_size,
         epochs=args.epochs,
         seed=seed,
-        label=label,
+        progress=args.progress.training(label),
     )
 
 
@@ -121,6 +122,12 @@ TASKS = {
     "distillation": (distilled, accuracy),
     "embeddings": (embedded, neighbors),
 }
+
+
+def verdict(args, frame):
+    """By application what a tuned weight brings, and balanced ones, which take one training."""
+    scores = frame.assign(metric=frame["metric"].str.removeprefix(f"{SCORE}: "))
+    return common.effects(scores, NONE, dict.fromkeys(GRIDS, "max"))
 
 
 def tables(args, frame):
@@ -138,6 +145,7 @@ def draw(args, frame):
             common.draw_point(axis, place, values, color)
         axis.set_xticks(range(len(variants)), variants, rotation=40, ha="right")
         axis.set(title=task, xlim=(-0.6, len(variants) - 0.4))
+        common.widen(axis, 4)
     axes[0][0].set_ylabel(SCORE)
     return figure
 
@@ -155,7 +163,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

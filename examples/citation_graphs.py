@@ -25,7 +25,6 @@ seed is one grid. Every step sees all training nodes. Needs the extras ``example
 """
 
 import itertools
-import time
 from typing import NamedTuple
 
 import common
@@ -34,7 +33,7 @@ import graph_data
 import graph_networks
 import keras
 import numpy as np
-from compare_spaces import ACCURACY, CENTRED, CKA, LEARNT, SIMILARITIES
+from compare_spaces import CENTRED, CKA, LEARNT, SIMILARITIES, in_words
 from matplotlib.lines import Line2D
 from stitching_classifiers import ABSOLUTE, PERMUTED, POST_HOC, RELATIVE, head
 
@@ -93,13 +92,18 @@ def grid(args, seed):
     return [runs[i] for i in order[: args.runs]]
 
 
-def steps(model, optimizer, args, graph, inputs):
+def steps(model, optimizer, args, graph, inputs, label):
     """Trains on all training nodes at once; comes back every so many steps."""
     model.compile(optimizer, common.cross_entropy(), jit_compile=keras.backend.backend() == "jax")
-    for step in range(1, args.epochs + 1):
-        model.train_on_batch(inputs[graph.train], graph.labels[graph.train])
-        if step % EVERY == 0:
-            yield step
+    callbacks = [args.progress.training(label)]
+    progress = keras.callbacks.CallbackList(callbacks, model=model, epochs=args.epochs)
+    progress.on_train_begin()
+    for step in range(args.epochs):
+        loss = model.train_on_batch(inputs[graph.train], graph.labels[graph.train])
+        progress.on_epoch_end(step, {"loss": float(loss)})
+        if (step + 1) % EVERY == 0:
+            yield step + 1
+    progress.on_train_end()
 
 
 def outputs(model, inputs):
@@ -129,7 +133,8 @@ def train(args, graph, anchors, run, seed):
     last = classifier(graph, run.width)
     optimizer, rate, _ = TRAININGS[run.training]
     nodes, seen = all_nodes(graph), []
-    for _ in steps(keras.Sequential([encoder, last]), optimizer(rate), args, graph, nodes):
+    model = keras.Sequential([encoder, last])
+    for _ in steps(model, optimizer(rate), args, graph, nodes, str(run)):
         space = outputs(encoder, nodes)
         logits = outputs(last, space)
         accuracies = (accuracy(logits, graph, part) for part in (graph.validation, graph.test))
@@ -141,14 +146,7 @@ def compared(args, graph, anchors, seed):
     """Train a grid: a row for each number of each step, and the correlations."""
     runs, seen = grid(args, seed), {}
     for i, run in enumerate(runs):
-        start = time.perf_counter()
         seen[run] = train(args, graph, anchors, run, 1000 * seed + i)
-        best = max(snapshot.accuracy for snapshot in seen[run])
-        print(
-            f"seed {seed}  run {i + 1}/{len(runs)}  {run!s:45} best {ACCURACY} {best:.3f}  "
-            f"{time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
     reference = max(itertools.chain(*seen.values()), key=lambda snapshot: snapshot.accuracy)
     rows = [
         {"variant": str(run), "metric": metric, "value": value, "epoch": EVERY * (i + 1)}
@@ -196,10 +194,10 @@ def kind(variant):
 # Stitching.
 
 
-def trained(model, rate, args, graph, inputs):
+def trained(model, args, graph, inputs, label):
     """The same model at its best step on the validation nodes."""
     best, weights = -1.0, None
-    for _ in steps(model, keras.optimizers.Adam(rate), args, graph, inputs):
+    for _ in steps(model, keras.optimizers.Adam(args.rate), args, graph, inputs, label):
         reached = accuracy(outputs(model, inputs), graph, graph.validation)
         if reached > best:
             best, weights = reached, model.get_weights()
@@ -226,14 +224,16 @@ def halves(args, graph, anchors, name, seed):
         keras.utils.set_random_seed(seed)
         return NETWORKS[name](graph, args.width)
 
-    def end_to_end(first, second):
-        trained(keras.Sequential([first, second]), args.rate, args, graph, nodes)
+    def end_to_end(first, second, space):
+        model = keras.Sequential([first, second])
+        trained(model, args, graph, nodes, f"{name}, {space}")
         return first, second
 
-    absolute = end_to_end(network(), classifier(graph, args.width))
-    relative = end_to_end(with_codes(network(), anchors), head(codes, graph.classes))
+    absolute = end_to_end(network(), classifier(graph, args.width), ABSOLUTE)
+    relative = end_to_end(with_codes(network(), anchors), head(codes, graph.classes), RELATIVE)
     first = lgg.layers.with_fixed_anchors(with_codes(absolute[0], anchors))
-    second = trained(head(codes, graph.classes), args.rate, args, graph, outputs(first, nodes))
+    given = outputs(first, nodes)
+    second = trained(head(codes, graph.classes), args, graph, given, f"{name}, {POST_HOC}")
     return {RELATIVE: relative, POST_HOC: (first, second), ABSOLUTE: absolute}
 
 
@@ -241,11 +241,9 @@ def stitched(args, graph, anchors, seed):
     """Train all networks, and stitch: a row for each pair, and the means over them."""
     models = {RELATIVE: [], POST_HOC: [], ABSOLUTE: []}
     for i, name in enumerate(names(args)):
-        start = time.perf_counter()
         found = halves(args, graph, anchors, name.split()[0], len(names(args)) * seed + i)
         for space, pair in found.items():
             models[space].append(pair)
-        print(f"seed {seed}  {name}  {time.perf_counter() - start:.0f} s", flush=True)
     test = graph.test, graph.labels[graph.test]
     options = {"batch_size": len(graph.test)}  # each batch costs the whole graph
     matrix = lgg.relative.stitching_matrix
@@ -281,6 +279,13 @@ def run_seed(args, seed):
 
 
 # What is shown.
+
+
+def verdict(args, frame):
+    """What exchanged heads reach, and what similarities tell."""
+    pairs = [f"{a} → {b}" for a, b in itertools.permutations(NETWORKS, 2)]
+    stitching = common.effects(frame, ABSOLUTE, dict.fromkeys(pairs, "max"))
+    return f"{stitching}\n{in_words(frame, TEST, (OVER_STEPS, OVER_RUNS))}"
 
 
 def tables(args, frame):
@@ -419,7 +424,7 @@ def main(argv=None):
     Rows with an epoch, which here is a step, are of a run of the grid, as shares; those without one
     are accuracies of stitched networks, in %, or correlations.
     """
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

@@ -21,6 +21,7 @@ import keras
 import matplotlib
 import numpy as np
 import pandas as pd
+from progress import Progress
 
 from keras_lgg import comparison, datasets, relative
 from keras_lgg.files import beside
@@ -79,29 +80,33 @@ def run(args, run_seed, tables, draw, explain, *, pictures=(), verdict=None):
 
 
 class Measured(NamedTuple):
-    """What a `Comparison` has to know of values that an example has measured, in percent."""
+    """What a `Comparison` has to know of values that an example has measured."""
 
     name: str
     best: str
-    is_share: bool = True
+    is_share: bool
 
 
-def effects(frame, baseline, metrics, *, best="max"):
+def effects(frame, baseline, metrics, *, are_shares=True):
     """In words what each variant brings, to a baseline and seed by seed: the mean ± the spread.
 
     Args:
-        frame: As of `run_seeds`.
+        frame: As of `run_seeds`; variants that lack one of the metrics are left out.
         baseline: Name of the variant that the others are compared with.
-        metrics: Of which it is said, in percent.
-        best: Whether more of them is better, ``"max"``, or less, ``"min"``.
+        metrics: Dict from what is compared to ``"max"`` where more of it is better, or ``"min"``;
+            a " (%)" behind it is not said.
+        are_shares: Whether the values are in percent.
     """
     values = frame[frame["metric"].isin(metrics)].pivot_table(
-        index=["variant", "metric"], columns="seed", values="value", sort=False
+        index="variant", columns=["metric", "seed"], values="value", sort=False
     )
-    measured = [Measured(name, best) for name in metrics]
-    variants = [baseline, *(v for v in dict.fromkeys(frame["variant"]) if v != baseline)]
-    found = {v: {m: values.loc[(v, m)].to_numpy() for m in metrics} for v in variants}
-    return comparison.Comparison(found, measured, list(values.columns)).verdict()
+    values = values[list(metrics)].dropna()
+    names = {metric: metric.removesuffix(" (%)") for metric in metrics}
+    measured = [Measured(names[m], best, are_shares) for m, best in metrics.items()]
+    variants = [baseline, *(v for v in values.index if v != baseline)]
+    found = {v: {name: values.loc[v, m].to_numpy() for m, name in names.items()} for v in variants}
+    seeds = values.columns.get_level_values("seed").unique()
+    return comparison.Comparison(found, measured, list(seeds)).verdict()
 
 
 def by_kind(frame):
@@ -125,20 +130,30 @@ def run_seeds(run_seed, args):
     """
     start = time.perf_counter()
     seeds = range(args.seed, args.seed + args.seeds)
-    run = functools.partial(run_seed, args)
+    run = functools.partial(_table_of_seed, run_seed, args)
     if args.jobs == 1:
-        frames = [pd.DataFrame(run(seed)).assign(seed=seed) for seed in seeds]
+        frames = [run(seed) for seed in seeds]
+        args.progress.clear()
     else:
+        args.progress.is_log = True  # processes cannot share a line
         cores = max(1, (os.cpu_count() or 1) // args.jobs)
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(cores)
         pool = concurrent.futures.ProcessPoolExecutor(
             args.jobs, mp_context=multiprocessing.get_context("spawn")
         )
         with pool:
-            results = pool.map(run, seeds)
-            frames = [pd.DataFrame(r).assign(seed=s) for s, r in zip(seeds, results, strict=True)]
+            frames = list(pool.map(run, seeds))
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["seconds"] = time.perf_counter() - start
+    return frame
+
+
+def _table_of_seed(run_seed, args, seed):
+    progress = args.progress
+    progress.seed = seed
+    frame = pd.DataFrame(run_seed(args, seed)).assign(seed=seed)
+    if args.jobs == 1 and not progress.total:  # every seed trains as many networks
+        progress.total = args.seeds * progress.count
     return frame
 
 
@@ -161,7 +176,7 @@ def pipelines(arrays, args, seed):
 
 
 def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
-    """SGD with momentum, or Adam for transformers; one line of progress an epoch."""
+    """SGD with momentum, or Adam for transformers."""
     adam = any(isinstance(x, keras.layers.MultiHeadAttention) for x in model._flatten_layers())
     schedule = warm_cosine(2e-3 if adam else 0.1, args.epochs * len(data.train))
     # The papers' 5e-4 passes through the momentum, which multiplies it by 1 / (1 - 0.9); Keras
@@ -173,14 +188,13 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
     jit_compile = keras.backend.backend() == "jax"
     model.compile(optimizer, loss, metrics=list(metrics), jit_compile=jit_compile)
     keras.utils.set_random_seed(seed)
-    progress = Progress(f"seed {seed}  {label}", args.epochs)
     model.fit(
         data.train,
         validation_data=data.validation,
         epochs=args.epochs,
         shuffle=False,  # the pipeline does
         verbose=0,
-        callbacks=[progress, keras.callbacks.TerminateOnNaN()],
+        callbacks=[args.progress.training(label), keras.callbacks.TerminateOnNaN()],
     )
 
 
@@ -191,22 +205,11 @@ def warm_cosine(rate, steps):
     )
 
 
-class Progress(keras.callbacks.Callback):
-    """One line an epoch."""
-
-    def __init__(self, label, epochs):
-        super().__init__()
-        self._label, self._epochs = label, epochs
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = time.perf_counter() - self._start
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        print(
-            f"{self._label}  epoch {epoch + 1}/{self._epochs}  {seconds:.0f} s  {shown}", flush=True
-        )
+def outputs(model, x):
+    """Of a trained model, by calls: to trace a small one takes longer than what it has to do."""
+    batches = np.array_split(x, 1 + len(x) // 1000)
+    found = [keras.ops.convert_to_numpy(model(batch, training=False)) for batch in batches]
+    return np.concatenate(found)
 
 
 def cross_entropy():
@@ -386,7 +389,7 @@ def arguments(options, argv, *, quick, small="digits"):
     if args.quick:
         options.set_defaults(data=small, seeds=1, **quick)
         args = options.parse_args(argv)
-    args.argv = argv
+    args.argv, args.progress = argv, Progress()
     args.subject = [args.data]  # of the titles; what else tells two records apart is added to it
     return args
 
@@ -438,6 +441,7 @@ def draw_students(frame, colors, metrics):
             draw_point(axis, place, values.get_group(variant).to_numpy(), color)
         axis.set_xticks(range(len(colors)), [v.replace(" ", "\n") for v in colors])
         axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(colors) - 0.4))
+        widen(axis, 4)
     of_teacher = (frame["variant"] == "teacher") & (frame["metric"] == metrics[0])
     teacher = frame.loc[of_teacher, "value"].mean()
     axes[0][0].axhline(teacher, color=BLACK, linestyle="--", linewidth=1)
@@ -446,7 +450,17 @@ def draw_students(frame, colors, metrics):
 
 
 def draw_point(axis, place, values, color):
-    """The mean with its standard deviation, and each seed beside it."""
-    std = np.std(values, ddof=len(values) > 1)
+    """The mean with its standard deviation, and each seed beside it, where there are several."""
+    if len(values) == 1:
+        axis.plot(place, *values, "o", color=color)
+        return
+    std = np.std(values, ddof=1)
     axis.errorbar(place, np.mean(values), std, color=color, marker="o", capsize=4)
     axis.plot(np.full(np.shape(values), place + 0.2), values, ".", color=color, alpha=0.5)
+
+
+def widen(axis, least):
+    """Let the vertical axis span so much at least: next to no difference is to look like none."""
+    low, high = axis.get_ylim()
+    room = max(0, least - (high - low)) / 2
+    axis.set_ylim(low - room, high + room)

@@ -20,7 +20,6 @@ writes the figure into --output.
 """
 
 import itertools
-import time
 from typing import NamedTuple
 
 import common
@@ -145,7 +144,7 @@ def train(args, arrays, anchors, run, seed):
         epochs=args.epochs,
         shuffle=False,  # the pipeline does
         verbose=0,
-        callbacks=[observer, keras.callbacks.TerminateOnNaN()],
+        callbacks=[observer, args.progress.training(str(run)), keras.callbacks.TerminateOnNaN()],
     )
     return observer.epochs
 
@@ -157,14 +156,7 @@ def run_seed(args, seed):
     anchors = relative.select_anchors(arrays.train[0], args.anchors, seed=seed)
     runs, epochs = grid(args), {}
     for i, run in enumerate(runs):
-        start = time.perf_counter()
         epochs[run] = train(args, arrays, anchors, run, seed * len(runs) + i)
-        best = max(epoch.accuracy for epoch in epochs[run])
-        print(
-            f"seed {seed}  run {i + 1}/{len(runs)}  {run!s:25} best {ACCURACY} {best:.3f}  "
-            f"{time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
     reference = max(itertools.chain(*epochs.values()), key=lambda epoch: epoch.accuracy)
     rows = [
         {"variant": str(run), "metric": metric, "value": value, "epoch": number}
@@ -326,7 +318,7 @@ def parse(argv):
     add("--anchors", type=int, default=300, help="number of them")
     add("--few", type=int, default=1000, help="samples of the validation split to compare")
     add("--widths", type=int, nargs="+", default=[16, 64], help="of the penultimate layer")
-    quick = {"epochs": 10, "batch_size": 32, "widths": [32]}
+    quick = {"epochs": 8, "widths": [32]}
     args = common.arguments(options, argv, quick=quick)
     args.subject += args.networks if args.networks != usual else []
     return args
@@ -337,7 +329,22 @@ def main(argv=None):
 
     Rows with an epoch are of a run, as shares; those without one are correlations.
     """
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    return in_words(frame, ACCURACY, (OVER_EPOCHS, OVER_RUNS))
+
+
+def in_words(frame, accuracy, metrics):
+    """In words how closely each similarity follows the accuracy: the means over the seeds."""
+    means = frame.groupby(["metric", "variant"])["value"].mean()
+    said = [
+        ", ".join(f"{means[m, name]:.2f} ({name})" for name in SIMILARITIES if (m, name) in means)
+        for m in metrics
+    ]
+    over = (f"over the {metric} {each}" for metric, each in zip(metrics, said, strict=True))
+    return f"Pearson's r of {accuracy} and similarity to the reference: {'; '.join(over)}."
 
 
 def tables(args, frame):

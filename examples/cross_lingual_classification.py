@@ -81,7 +81,7 @@ def run_seed(args, seed):
     spaces = []
     for i, name in enumerate(names(args)):
         kind, language = name.split(", ")
-        print(f"seed {seed}  {name}: {count} texts", flush=True)
+        args.progress.say(f"{name}: {count} texts")
         own = texts.train[language]
         encode = ENCODERS[kind](own, train.fine, args, len(names(args)) * seed + i)
         spaces.append([encode(part).astype("float32") for part in (own, texts.test[language])])
@@ -141,7 +141,7 @@ def with_codes(space, indices, labels, decay):
     """A frozen encoder's space, as relative codes, and the head that is trained on them."""
     codes = RelativeRepresentation(space[indices], indices=indices)
     encoder = keras.Sequential([keras.Input(space.shape[1:]), codes])
-    return encoder, head(encoder.predict(space, batch_size=1024, verbose=0), labels, decay)
+    return encoder, head(common.outputs(encoder, space), labels, decay)
 
 
 def translations(spaces, indices, heads):
@@ -149,10 +149,7 @@ def translations(spaces, indices, heads):
     anchors = [train[indices] for train, _ in spaces]
     for source, (_, space) in zip(anchors, spaces, strict=True):
         moved = [relative.Procrustes().fit(source, target)(space) for target in anchors]
-        yield [
-            each.predict(x.astype("float32"), batch_size=len(x), verbose=0)
-            for each, x in zip(heads, moved, strict=True)
-        ]
+        yield [common.outputs(each, x) for each, x in zip(heads, moved, strict=True)]
 
 
 def rows_of(args, space, score, matrix):
@@ -171,6 +168,16 @@ def rows_of(args, space, score, matrix):
     for i, name in enumerate(names(args)):
         values |= {f"{name} → {other}": matrix[i, j] for j, other in enumerate(names(args))}
     return [{"variant": space, "metric": f"{score}: {m}", "value": v} for m, v in values.items()]
+
+
+def verdict(args, frame):
+    """With the most anchors, the heads of the other language, both ways."""
+    scored = frame["metric"].str.extract("(?P<level>.+) accuracy: .+ with the head of .+")["level"]
+    rows = frame.assign(metric="other language, " + scored.str.lower() + " classes")
+    means = rows[scored.notna()].groupby(["variant", "metric", "seed"], sort=False)["value"].mean()
+    metrics = [f"other language, {level} classes" for level in LEVELS]
+    baseline = named(PROCRUSTES, args.anchors[-1])
+    return common.effects(means.reset_index(), baseline, dict.fromkeys(metrics, "max"))
 
 
 def tables(args, frame):
@@ -227,7 +234,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``, in %."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

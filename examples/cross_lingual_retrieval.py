@@ -82,7 +82,7 @@ def run_seed(args, seed):
     for kind in args.encoders:
         spaces, anchors = {}, {}
         for language, part in zip(args.languages, own, strict=True):
-            print(f"seed {seed}  {kind}  {language}: {len(part)} texts", flush=True)
+            args.progress.say(f"{kind}, {language}: {len(part)} texts")
             train = texts.train[language]
             encode = ENCODERS[kind]([train[i] for i in part], args, seed)
             spaces[language] = encode(texts.test[language])
@@ -134,6 +134,17 @@ def shown(text):
 
 def is_query(frame):
     return frame["variant"].str.startswith(QUERY)
+
+
+def verdict(args, frame):
+    """The mean recall of all directions."""
+    rows = frame[frame["metric"].str.startswith("R@1: ")].assign(metric="R@1")
+    means = rows.groupby(["variant", "metric", "seed"], sort=False)["value"].mean().reset_index()
+    kinds = {kind: means["variant"].str.startswith(f"{kind}: ") for kind in args.encoders}
+    return "\n".join(
+        common.effects(means[own], f"{kind}: {next(iter(TRANSLATORS))}", {"R@1": "max"})
+        for kind, own in kinds.items()
+    )
 
 
 def tables(args, frame):
@@ -216,7 +227,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; recalls in %."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

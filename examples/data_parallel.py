@@ -56,6 +56,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras import layers
+from progress import Progress
 
 import keras_lgg as lgg
 from keras_lgg import datasets
@@ -151,7 +152,12 @@ def main():
         model.optimizer.build(model.trainable_variables)
     start = time.perf_counter()
     epochs = 2 if args.quick else args.epochs
-    history = lgg.distribute.fit(model, batches(*data.train), epochs=epochs, verbose=0).history
+    progress = Progress(total=1)
+    callbacks = [progress.training(args.data)] if args.process == 0 else []
+    history = lgg.distribute.fit(
+        model, batches(*data.train), epochs=epochs, callbacks=callbacks, verbose=0
+    ).history
+    progress.clear()
     seconds = time.perf_counter() - start
     weights = base.get_weights()
     keras.distribution.set_distribution(None)

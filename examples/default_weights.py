@@ -47,7 +47,7 @@ def run_seed(args, seed):
         data, classes = load(args, task, seed)
         keras.utils.set_random_seed(seed)
         teacher = network(data, classes, TEACHER_WIDTH)
-        train(args, teacher, data, classes, 128, seed)
+        train(args, teacher, data, classes, 128, seed, f"{task}, teacher")
         for name in args.losses:
             if name in ON_EMBEDDINGS and not classes:
                 continue
@@ -138,17 +138,16 @@ def scores(args, task, name, data, classes, teacher, batch, seed):
     for multiple in args.multiples:
         trained.set_weights(start)
         model.penalties[0].weight.assign(multiple * default)
-        train(args, model, data, classes, batch, seed)
+        label = f"{task}, {name}, n = {batch}, times {multiple:g}"
+        train(args, model, data, classes, batch, seed, label)
         kinds = {split: score(name, trained, data, classes, split) for split in data}
         if name in ON_LAYERS and task in IMAGES:
             kinds["noise"] = dense_networks.under_noise(trained, data, "test")
         rows += [{"multiple": multiple, "metric": kind, "value": v} for kind, v in kinds.items()]
-        shown = "  ".join(f"{kind} {value:.1f}" for kind, value in kinds.items())
-        print(f"seed {seed}  {task}  {name}  n {batch}  x {multiple:g}  {shown}", flush=True)
     return rows
 
 
-def train(args, model, data, classes, batch, seed):
+def train(args, model, data, classes, batch, seed, label):
     """So many steps of Adam; compiled once, and then begun anew."""
     if not model.compiled:
         loss = common.cross_entropy() if classes else "mean_squared_error"
@@ -164,7 +163,8 @@ def train(args, model, data, classes, batch, seed):
     x, y = data["train"]
     steps = len(x) // batch
     whole = {"x": x[: steps * batch], "y": y[: steps * batch], "batch_size": batch}
-    model.fit(**whole, epochs=-(-args.steps // steps), verbose=0)
+    callbacks = [args.progress.training(label)]
+    model.fit(**whole, epochs=-(-args.steps // steps), verbose=0, callbacks=callbacks)
 
 
 def score(name, trained, data, classes, split):
@@ -194,6 +194,20 @@ def compared(frame):
             }
         )
     return pd.DataFrame(rows)
+
+
+def verdict(args, frame):
+    """Over all losses, tasks and batch sizes, each a mean over the seeds."""
+    keys = ["variant", "task", "batch"]
+    means = compared(frame).groupby(keys, sort=False)[["default", "search", "none"]].mean()
+    lost, gained = means["search"] - means["default"], means["default"] - means["none"]
+    worst = ", ".join(map(str, lost.idxmax()))
+    return (
+        f"Of {len(means)} settings of loss, task and batch size: the default scores "
+        f"{lost.mean():.1f} points less than the weight of the search in the mean, at most "
+        f"{lost.max():.1f} ({worst}); and {gained.mean():+.1f} points against weight 0, from "
+        f"{gained.min():+.1f} to {gained.max():+.1f}."
+    )
 
 
 def tables(args, frame):
@@ -239,7 +253,7 @@ def draw(args, frame):
                     means = one.groupby("multiple")["value"].mean()
                     gains = (means - means[0.0])[shown]
                     label = f"{task}, n = {batch}"
-                    axis.plot(shown, gains, style, color=color, linewidth=1.2, label=label)
+                    axis.plot(shown, gains, f".{style}", color=color, linewidth=1.2, label=label)
         axis.axvline(1, color=common.BLACK, linewidth=0.6)
         axis.axhline(0, color=common.BLACK, linewidth=0.6)
         axis.set(title=name, xscale="log", ylim=(-12, 6), xlabel="times the default")
@@ -275,7 +289,7 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the scores: ``variant, task, batch, multiple, metric, value, seed``."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

@@ -1,8 +1,14 @@
 """What the examples share that try weights on dense networks: data, networks, scores."""
 
+import warnings
+
 import keras
 import numpy as np
+from common import outputs
 from sklearn.neighbors import KNeighborsClassifier
+
+# Grids hold weights that are too small or too large on purpose.
+warnings.filterwarnings("ignore", "The penalty '.*' (adds next|drowns)", UserWarning)
 
 BLOCKS = ["block1", "block2", "block3"]
 SIGMAS = [0.0, 0.1, 0.2, 0.3, 0.4]  # of the noise, for pixels in [0, 1]
@@ -36,10 +42,6 @@ def blocks(data, width):
     return layers
 
 
-def outputs(network, images):
-    return network.predict(images, batch_size=1000, verbose=0)
-
-
 def accuracy(network, data, split):
     images, labels = data[split]
     return 100 * np.mean(outputs(network, images).argmax(axis=1) == labels)
@@ -70,15 +72,14 @@ def embedder(data, width, outputs):
     return keras.Sequential(layers, name="embedder")
 
 
-def fit(model, data, *, optimizer, loss, batch_size, epochs, seed, label):
+def fit(model, data, *, optimizer, loss, batch_size, epochs, seed, progress):
     # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
     keras.utils.set_random_seed(seed)  # the same order of batches for every variant
-    history = model.fit(
+    model.fit(
         *data["train"],
         batch_size=batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[keras.callbacks.TerminateOnNaN()],
+        callbacks=[progress, keras.callbacks.TerminateOnNaN()],
     )
-    print(f"seed {seed}  {label}  loss {history.history['loss'][-1]:.4g}", flush=True)

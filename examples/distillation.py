@@ -124,10 +124,8 @@ def run_seed(args, seed):
     for variant, weights in (candidates(args) if args.select else students(args)).items():
         trained[variant], _ = train(args, arrays, seed, variant, weights=weights, **options)
     held_out = data.validation if args.select else data.test
-    labels = np.concatenate([y for _, y in held_out.as_numpy_iterator()])
-    classes = {
-        v: model.predict(held_out, verbose=0).argmax(axis=-1) for v, model in trained.items()
-    }
+    images, labels = map(np.concatenate, zip(*held_out.as_numpy_iterator(), strict=True))
+    classes = {v: common.outputs(model, images).argmax(axis=-1) for v, model in trained.items()}
     rows = []
     for variant, model in trained.items():
         measured = {
@@ -187,7 +185,7 @@ def main(argv=None):
 
 def verdict(args, frame):
     students = frame[frame["variant"] != TEACHER]
-    return common.effects(students, ALONE, ["error (%)"], best="min")
+    return common.effects(students, ALONE, {"error (%)": "min"})
 
 
 def tables(args, frame):

@@ -26,7 +26,6 @@ variants of a seed start from the same weights and see the same batches in the s
 import argparse
 import functools
 import pathlib
-import sys
 import time
 from typing import NamedTuple
 
@@ -38,6 +37,7 @@ import numpy as np
 from common import BLACK, BLUE, GREEN, PURPLE, VERMILION, cross_entropy, figure
 from dense_networks import BLOCKS, classifier, outputs
 from networks import STAGES
+from progress import Progress
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
@@ -123,29 +123,13 @@ def compiled(model, loss, optimizer=None):
     return model
 
 
-class Progress(keras.callbacks.Callback):
-    """One line for the whole run, where somebody looks."""
-
-    def __init__(self, total):
-        super().__init__()
-        self._total, self._count, self._start = total, 0, time.perf_counter()
-        self.task = ""
-
-    def on_train_begin(self, logs=None):
-        self._count += 1
-        if sys.stdout.isatty():
-            seconds = time.perf_counter() - self._start
-            shown = f"training {self._count} of {self._total}  {seconds:3.0f} s  {self.task}"
-            print(f"\r{shown:60}", end="", flush=True)
-
-
 class Run(NamedTuple):
     """What a task trains on, is tried on, and how often."""
 
     data: dict[str, tuple[np.ndarray, np.ndarray]]  # of the splits "train" and "test"
     seeds: range
     epochs: int
-    progress: keras.callbacks.Callback
+    progress: Progress
 
     def compare(self, build, variants, measures, prepare=lambda data, seed: data):
         return lgg.compare(
@@ -340,10 +324,10 @@ def run_all(variants, run, trained):
     tasks |= {"distillation": distillation, "embeddings": embeddings}
     found = {}
     for task, of_task in variants.items():
-        run.progress.task = task
+        run.progress.training(task)
         found[task] = tasks[task](of_task, run)
     if variants is CHOSEN:
-        run.progress.task = "stitching"
+        run.progress.training("stitching")
         found["stitching"] = stitching(run)
     return found
 
@@ -425,6 +409,7 @@ def main(argv=None):
     data = {"train": train, "test": validation if args.select else test}
     run = Run(data, seeds, epochs, Progress(1 + len(seeds) * each))
     found = run_all(variants, run, trained)
+    run.progress.clear()
     for task, comparison in found.items():
         print(f"\n\n{task.capitalize()}, {run_on(args, seeds)}\n\n{comparison}")
     if args.select:

@@ -24,6 +24,7 @@ from keras import layers
 import keras_lgg as lgg
 
 ALONE, GKD, CODES = "alone", "GKD", "cosine of codes"
+SPACES = ("relative", "absolute")
 VARIANTS = [("relative", ALONE), ("relative", CODES), ("relative", GKD), ("absolute", ALONE)]
 VARIANTS.append(("absolute", GKD))
 # By --select, on validation: see docs/results.md.
@@ -100,7 +101,7 @@ def run_seed(args, seed):
     )
     held_out = data.validation if args.select else data.test
     rows, teachers = [], {}
-    for space in ("relative", "absolute"):
+    for space in SPACES:
         keras.utils.set_random_seed(seed)
         teachers[space] = network(args, data, anchors, space, args.teacher_width)
         label = f"{space} teacher"
@@ -120,8 +121,8 @@ def run_seed(args, seed):
 
 
 def error(model, pipeline):
-    labels = np.concatenate([y for _, y in pipeline.as_numpy_iterator()])
-    return 100 * np.mean(model.predict(pipeline, verbose=0).argmax(axis=-1) != labels)
+    images, labels = map(np.concatenate, zip(*pipeline.as_numpy_iterator(), strict=True))
+    return 100 * np.mean(common.outputs(model, images).argmax(axis=-1) != labels)
 
 
 def conclude(frame):
@@ -155,7 +156,7 @@ def parse(argv):
     add("--teacher-width", type=int, default=16)
     add("--student-width", type=int, default=2)
     add("--select", action="store_true", help="compare weights on the validation split instead")
-    return common.arguments(options, argv, quick={"epochs": 8, "anchors": 50})
+    return common.arguments(options, argv, quick={"epochs": 7, "anchors": 50})
 
 
 def main(argv=None):
@@ -163,7 +164,17 @@ def main(argv=None):
     args = parse(argv)
     if args.select:
         return common.select(args, run_seed, "Errors on validation, in %", conclude)
-    return common.run(args, run_seed, tables, draw, explain)
+    return common.run(args, run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    """What the penalties bring in each space."""
+    errors = dict.fromkeys([OWN, TEACHERS], "min")
+    students = [frame[frame["variant"].str.startswith(f"{space}, ")] for space in SPACES]
+    return "\n".join(
+        common.effects(rows, f"{space}, {ALONE}", errors)
+        for space, rows in zip(SPACES, students, strict=True)
+    )
 
 
 def tables(args, frame):

@@ -124,6 +124,7 @@ def run_seed(args, seed):
 
 def test(args, models, data, seed):
     """Rows of accuracy in %, of every variant under every perturbation."""
+    args.progress.say("perturbations")
     images, labels = data
     few = images[: args.few], labels[: args.few]  # where an image costs much
     epsilons = levels(args)["epsilons"]
@@ -135,8 +136,8 @@ def test(args, models, data, seed):
         robustness.PGD(norm="l2", epsilons=(0.25, 0.5)),
     ]
     tables = [
-        robustness.evaluate(models, (images, labels), cheap, seed=seed, progress=args.jobs == 1),
-        robustness.evaluate(models, few, attacks, seed=seed, progress=args.jobs == 1).query(
+        robustness.evaluate(models, (images, labels), cheap, seed=seed, progress=False),
+        robustness.evaluate(models, few, attacks, seed=seed, progress=False).query(
             "perturbation != 'clean'"
         ),
     ]
@@ -170,7 +171,7 @@ def find_corruptions(args, size):
 def corruption_rows(args, models, data, corruptions, seed):
     """Mean accuracies over the severities, and the mean corruption error relative to plain."""
     table = robustness.evaluate(
-        models, data, corruptions, baseline="plain", seed=seed, progress=args.jobs == 1
+        models, data, corruptions, baseline="plain", seed=seed, progress=False
     )
     rows = accuracies(table.query("perturbation != 'clean'"), by_severity=False)
     errors = robustness.mean_corruption_error(table)
@@ -291,7 +292,7 @@ def main(argv=None):
 def verdict(args, frame):
     kinds = common.by_kind(frame)
     metrics = ["clean", "Gaussian noise", "dropped units"]
-    return common.effects(kinds, "plain", metrics)
+    return common.effects(kinds, "plain", dict.fromkeys(metrics, "max"))
 
 
 def tables(args, frame):

@@ -66,7 +66,7 @@ def best(args, data, teacher, seed, task, batch, size):
     """The test score of the weight with the best validation score."""
     build, score = TASKS[task]
     found = []
-    for weight in GRIDS[task]:
+    for weight in args.grids[task]:
         keras.utils.set_random_seed(seed)
         model, network = build(data, teacher, weight, lambda loss: remembering(loss, size))
         label = f"{task}, batches of {batch}, {name_of(size)}, weight {weight:g}"
@@ -117,8 +117,12 @@ def fit(args, model, data, seed, batch, *, label):
         batch_size=batch,
         epochs=args.epochs,
         seed=seed,
-        label=label,
+        progress=args.progress.training(label),
     )
+
+
+def verdict(args, frame):
+    return common.effects(frame, name_of(0), dict.fromkeys(frame["metric"], "max"))
 
 
 def tables(args, frame):
@@ -134,12 +138,14 @@ def draw(args, frame):
             rows = frame[frame["metric"] == f"{task}: batches of {batch}"]
             groups = rows.groupby("variant")["value"]
             label = f"batches of {batch}"
-            mean, spread = groups.mean()[names], groups.std(ddof=1)[names].fillna(0)
+            mean = groups.mean()[names]
+            spread = groups.std(ddof=1)[names] if args.seeds > 1 else None
             axis.errorbar(names, mean, spread, color=color, marker="o", capsize=3, label=label)
         axis.set_xticks(range(len(names)), [str(size) for size in args.sizes])
         axis.set(title=task, xlabel="samples remembered")
+        common.widen(axis, 4)
     axes[0][0].set_ylabel(SCORE)
-    axes[0][0].legend()
+    axes[0][0].legend(frameon=False)
     return figure
 
 
@@ -150,19 +156,20 @@ def parse(argv):
     add("--samples", type=int, default=10_000, help="of the training split, at most")
     add("--batches", type=int, nargs="+", default=BATCHES, help="samples of a batch")
     add("--sizes", type=int, nargs="+", default=[0, 64, 256, 1024], help="of memories")
-    return common.arguments(options, argv, quick={"epochs": 3, "batches": [16], "sizes": [0, 64]})
+    quick = {"samples": 600, "epochs": 4, "batches": [16], "sizes": [0, 64]}
+    args = common.arguments(options, argv, quick=quick)
+    args.grids = {task: grid[-1:] if args.quick else grid for task, grid in GRIDS.items()}
+    return args
 
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):
     grids = "; ".join(
-        f"{task} {', '.join(f'{w:g}' for w in grid)}"
-        for task, grid in GRIDS.items()
-        if len(grid) > 1
+        f"{task} {', '.join(f'{w:g}' for w in grid)}" for task, grid in args.grids.items()
     )
     return (
         f"Three dense blocks, {TEACHER_WIDTH} wide (the student {STUDENT_WIDTH}), Adam, "

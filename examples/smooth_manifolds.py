@@ -81,14 +81,13 @@ def train(args, data, variant, seed):
         "binary_crossentropy",
         jit_compile=keras.backend.backend() == "jax",
     )
-    progress = common.Progress(f"seed {seed}  {label(variant)}", args.epochs)
     model.fit(
         inputs,
         images,
         batch_size=args.batch_size,
         epochs=args.epochs,
         verbose=0,
-        callbacks=[progress, keras.callbacks.TerminateOnNaN()],
+        callbacks=[args.progress.training(label(variant)), keras.callbacks.TerminateOnNaN()],
     )
     return encoder, decoder
 
@@ -116,6 +115,15 @@ def measured(manifold):
     ]
 
 
+def verdict(args, frame):
+    """What becomes of images under the strongest noise."""
+    levels, _ = latent_manifolds.curve(frame, PLAIN, PSNR)
+    strongest = f"{PSNR}: {levels.index[-1]:g}"
+    named = {strongest: "PSNR (dB) under the strongest noise"}
+    rows = frame[frame["metric"] == strongest].replace({"metric": named})
+    return common.effects(rows, PLAIN, dict.fromkeys(named.values(), "max"), are_shares=False)
+
+
 def tables(args, frame):
     return common.summaries(frame, SHOWN)
 
@@ -127,7 +135,7 @@ def draw(args, frame):
     for row, (penalty, color) in zip(axes, COLORS.items(), strict=True):
         for axis, (kind, text) in zip(row, kinds.items(), strict=True):
             shown = [v for v in variants(args) if v[0] in (PLAIN, penalty, DENOISING)]
-            strengths = np.linspace(0.35, 1, max(1, len(shown) - 2))
+            strengths = np.linspace(1, 0.35, max(1, len(shown) - 2))[::-1]
             for i, variant in enumerate(shown):
                 mean, spread = latent_manifolds.curve(frame, label(variant), kind)
                 style = {"color": color, "alpha": strengths[min(i, len(strengths)) - 1]}
@@ -158,14 +166,14 @@ def parse(argv):
     add("--images", type=int, default=200, help="of the test split")
     add("--graph-weights", type=float, nargs="*", default=[1.0, 10.0, 100.0])
     add("--smooth-weights", type=float, nargs="*", default=[1e-8, 1e-7, 1e-6])
-    quick = {"epochs": 6, "batch_size": 64, "images": 60}
+    quick = {"epochs": 4, "batch_size": 64, "samples": 600, "images": 40}
     quick |= {"graph_weights": [10.0], "smooth_weights": [1e-6]}
     return common.arguments(options, argv, quick=quick)
 
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
 
 
 def explain(args):

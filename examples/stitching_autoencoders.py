@@ -118,14 +118,13 @@ def train(args, images, indices, kind, space, seed):
     model = keras.Sequential([first, second])
     optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=10.0)
     model.compile(optimizer, LogMeanSquare(), jit_compile=keras.backend.backend() == "jax")
-    progress = common.Progress(f"seed {seed}  {kind}, {space}", args.epochs)
     model.fit(
         images,
         images,
         batch_size=args.batch_size,
         epochs=args.epochs,
         verbose=0,
-        callbacks=[progress, keras.callbacks.TerminateOnNaN()],
+        callbacks=[args.progress.training(f"{kind}, {space}"), keras.callbacks.TerminateOnNaN()],
     )
     return first, second
 
@@ -182,7 +181,7 @@ def translated(models, anchors, test):
         translator = lgg.relative.Procrustes().fit(
             codes_of(source, anchors), codes_of(target, anchors)
         )
-        yield lgg.relative.stitch(source, decode, translator=translator).predict(test, verbose=0)
+        yield common.outputs(lgg.relative.stitch(source, decode, translator=translator), test)
 
 
 def understood(models, train_data, test_data, kind):
@@ -210,17 +209,17 @@ def understood(models, train_data, test_data, kind):
 
 def codes_of(first, images):
     # The anchors are encoded once, and not with each batch.
-    return lgg.layers.with_fixed_anchors(first).predict(images, verbose=0)
+    return common.outputs(lgg.layers.with_fixed_anchors(first), images)
 
 
 def save_pictures(args, models, images, kind):
     """What the second network's decoder makes of its own codes and of the first one's."""
     own = keras.Sequential(models[RELATIVE][1])
-    pictures = {"test images": images, "own decoder": own.predict(images, verbose=0)}
+    pictures = {"test images": images, "own decoder": common.outputs(own, images)}
     for space in (ABSOLUTE, RELATIVE):
         (first, _), (_, second_decoder) = models[space]
         model = lgg.relative.stitch(first, second_decoder)
-        pictures[f"stitched, {space}"] = model.predict(images, verbose=0)
+        pictures[f"stitched, {space}"] = common.outputs(model, images)
     with beside(pathlib.Path(args.output) / f"{args.data}_{kind}.npz") as unfinished:
         np.savez(unfinished, **pictures)
 
@@ -246,12 +245,22 @@ def parse(argv):
     add("--kinds", nargs="+", choices=["AE", "VAE"], default=["AE", "VAE"])
     add("--samples", type=int, default=20_000, help="of the training split")
     add("--anchors", type=int, default=500)
-    return common.arguments(options, argv, quick={"epochs": 8, "anchors": 100, "kinds": ["AE"]})
+    return common.arguments(options, argv, quick={"epochs": 6, "anchors": 100, "kinds": ["AE"]})
 
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    """How much worse another network's decoder is than the own one."""
+    said = []
+    for kind in args.kinds:
+        rows = frame[frame["variant"].str.startswith(f"{kind}, ")]
+        ratio = {"stitched / own": "min"}
+        said.append(common.effects(rows, f"{kind}, {TRANSLATED}", ratio, are_shares=False))
+    return "\n".join(said)
 
 
 def tables(args, frame):

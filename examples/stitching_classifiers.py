@@ -64,13 +64,18 @@ def train(args, arrays, seed, label, halves_of):
     return first, second
 
 
-def post_hoc(args, data, labels, pixels, absolute, anchors, indices):
+def post_hoc(args, data, labels, pixels, absolute, anchors, indices, label):
     """A head on relative codes of an encoder that was trained without them."""
     first = lgg.layers.with_fixed_anchors(with_codes(data, absolute, anchors, indices))
-    codes = first.predict(pixels, verbose=0)
+    codes = common.outputs(first, pixels)
     second = head(args.anchors, data.classes)
-    second.compile(keras.optimizers.Adam(1e-2), common.cross_entropy())
-    second.fit(codes, labels, batch_size=args.batch_size, epochs=args.epochs, verbose=0)
+    second.compile(
+        keras.optimizers.Adam(1e-2),
+        common.cross_entropy(),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    options = {"batch_size": args.batch_size, "epochs": args.epochs, "verbose": 0}
+    second.fit(codes, labels, callbacks=[args.progress.training(label)], **options)
     return first, second
 
 
@@ -102,7 +107,8 @@ def run_seed(args, seed):
         for space, halves_of in ((RELATIVE, relative), (ABSOLUTE, absolute)):
             models[space].append(train(args, arrays, own_seed, f"{label}, {space}", halves_of))
         first = models[ABSOLUTE][-1][0]
-        models[POST_HOC].append(post_hoc(args, data, labels, pixels, first, anchors, indices))
+        given = data, labels, pixels, first, anchors, indices
+        models[POST_HOC].append(post_hoc(args, *given, f"{label}, {POST_HOC}"))
     return stitched(args, models, (test, arrays.test[1]))
 
 
@@ -177,7 +183,12 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; accuracies in %."""
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    means = [m for m in dict.fromkeys(frame["metric"]) if "→" not in m]
+    return common.effects(frame, ABSOLUTE, dict.fromkeys(means, "max"))
 
 
 def tables(args, frame):

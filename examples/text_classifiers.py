@@ -51,8 +51,8 @@ def network(body, epochs, rate, texts, labels, args, seed):
         jit_compile=keras.backend.backend() == "jax",
     )
     options = {"batch_size": args.batch_size, "epochs": args.epochs or epochs, "verbose": 0}
-    model.fit(ids_of(texts), labels, **options)
-    return lambda texts: encoder.predict(ids_of(texts), batch_size=1024, verbose=0)
+    model.fit(ids_of(texts), labels, callbacks=[args.progress], **options)
+    return lambda texts: common.outputs(encoder, ids_of(texts))
 
 
 def convolutions(ids, vocabulary):

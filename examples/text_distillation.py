@@ -74,7 +74,7 @@ def run_seed(args, seed):
         options = {"teacher": teacher, "weights": weights}
         trained[variant] = train(args, data, seed, variant, STUDENT_SIZE, **options)
     ids = data.ids_of(data.scored)
-    found = {v: m.predict(ids, verbose=0).argmax(axis=1) for v, m in trained.items()}
+    found = {v: common.outputs(m, ids).argmax(axis=1) for v, m in trained.items()}
     return [
         {"variant": variant, "metric": metric, "value": value}
         for variant, classes in found.items()
@@ -116,7 +116,7 @@ def main(argv=None):
 
 def verdict(args, frame):
     students = frame[frame["variant"] != TEACHER]
-    return common.effects(students, ALONE, [f"{ACCURACY} (%)"])
+    return common.effects(students, ALONE, {f"{ACCURACY} (%)": "max"})
 
 
 def explain(args):

@@ -3,12 +3,17 @@
 Each is a function ``(texts, args, seed) -> encode``; ``encode(texts)`` is an array ``(n, d)``.
 """
 
+import warnings
+
 import common
 import keras
 import numpy as np
 from keras import layers
 
 from keras_lgg.checks import require
+
+# KerasHub's, of a mask that its embedding of positions has no use for.
+warnings.filterwarnings("ignore", "Layer 'position_embedding'", UserWarning)
 
 LENGTH, WIDTH = 32, 128  # tokens of a text, and features, of the transformer
 DROPPED = 0.3  # share of the tokens that it is not shown
@@ -62,6 +67,8 @@ def transformer(texts, args, seed):
         jit_compile=keras.backend.backend() == "jax",
     )
     rng = np.random.default_rng(seed)
+    progress = keras.callbacks.CallbackList([args.progress], model=model, epochs=args.epochs)
+    progress.on_train_begin()
     for epoch in range(args.epochs):
         order = rng.permutation(len(ids))
         batches = [ids[order[i : i + size]] for i in range(0, len(ids) - size + 1, size)]
@@ -69,8 +76,9 @@ def transformer(texts, args, seed):
             float(model.train_on_batch(_view(batch, rng), _shares(batch, rarity)))
             for batch in batches
         ]
-        print(f"  epoch {epoch + 1}/{args.epochs}  loss {np.mean(losses):.3f}", flush=True)
-    return lambda texts: encoder.predict(np.asarray(tokenizer(texts)), batch_size=256, verbose=0)
+        progress.on_epoch_end(epoch, {"loss": np.mean(losses)})
+    progress.on_train_end()
+    return lambda texts: common.outputs(encoder, np.asarray(tokenizer(texts)))
 
 
 ENCODERS = {"TF-IDF": tfidf, "transformer": transformer}

@@ -112,7 +112,7 @@ def main(argv=None):
 
 def verdict(args, frame):
     kinds = ["clean", *(perturbation.name for perturbation in PERTURBATIONS)]
-    return common.effects(common.by_kind(frame), "plain", kinds)
+    return common.effects(common.by_kind(frame), "plain", dict.fromkeys(kinds, "max"))
 
 
 def explain(args):

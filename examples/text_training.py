@@ -61,7 +61,7 @@ def prepare(args, seed):
 
 
 def fit(model, data, args, seed, label):
-    """Adam, with a linear warm-up and cosine decay; a line of progress an epoch."""
+    """Adam, with a linear warm-up and cosine decay."""
     steps = args.epochs * -(-len(data.texts) // args.batch_size)
     schedule = common.warm_cosine(RATE, steps)
     model.compile(
@@ -76,5 +76,5 @@ def fit(model, data, args, seed, label):
         batch_size=args.batch_size,
         epochs=args.epochs,
         verbose=0,
-        callbacks=[common.Progress(f"seed {seed}  {label}", args.epochs)],
+        callbacks=[args.progress.training(label)],
     )

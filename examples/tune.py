@@ -104,8 +104,8 @@ def search(args, arrays, seed):
 def run_seed(args, seed):
     """Search, train anew and test: rows for `common.run_seeds`, those of trials with the trial."""
     arrays = split(args, seed)
+    args.progress.say(f"search of {args.trials} trials")
     found = search(args, arrays, seed)
-    print(f"\nseed {seed}, accuracy {UNDER_NOISE} on validation\n{found}\n", flush=True)
     rows = [
         {"variant": f"trial {trial['trial']}", "metric": metric, "value": value, "trial": number}
         for number, trial in enumerate(found.trials)
@@ -123,7 +123,8 @@ def run_seed(args, seed):
     for variant, its_penalty in penalties.items():
         keras.utils.set_random_seed(seed)
         model = builder(args, arrays)([its_penalty])
-        model.fit(*both, epochs=args.epochs, batch_size=args.batch_size, verbose=0)
+        options = {"epochs": args.epochs, "batch_size": args.batch_size, "verbose": 0}
+        model.fit(*both, callbacks=[args.progress.training(variant)], **options)
         if variant == SEARCHED and seed == args.seed:
             common.save(model.base, args, SEARCHED)
         accuracies = test(model.base, arrays.test, seed)
@@ -157,8 +158,8 @@ def test(model, data, seed):
 
 
 def accuracy(model, images, labels):
-    outputs = model.predict(images, batch_size=1000, verbose=0)
-    return 100 * float(np.mean(outputs.argmax(axis=1) == labels))
+    found = common.outputs(model, images).argmax(axis=1)
+    return 100 * float(np.mean(found == labels))
 
 
 def trials_table(frame):
@@ -198,7 +199,7 @@ def parse(argv):
     add("--tuner", choices=["bayesian", "random"], default="bayesian")
     add("--samples", type=int, default=10_000, help="of the training split, at most")
     add("--fractions", type=float, nargs="*", default=[0.1, 10.0], help="of balanced weights")
-    return common.arguments(options, argv, quick={"epochs": 10, "trials": 4})
+    return common.arguments(options, argv, quick={"epochs": 7, "trials": 3, "fractions": [0.1]})
 
 
 def main(argv=None):
@@ -207,7 +208,12 @@ def main(argv=None):
     Rows with a trial are of the searches: its weight, and its score in % of the validation split.
     The others are accuracies in % of the test split.
     """
-    return common.run(parse(argv), run_seed, tables, draw, explain)
+    return common.run(parse(argv), run_seed, tables, draw, explain, verdict=verdict)
+
+
+def verdict(args, frame):
+    tested = frame[frame["trial"].isna()]
+    return common.effects(tested, PLAIN, dict.fromkeys(["clean", UNDER_NOISE], "max"))
 
 
 def tables(args, frame):

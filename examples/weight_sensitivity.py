@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import sklearn
 from keras import layers
+from progress import Progress
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -208,25 +209,22 @@ class Job:
     epochs: int
 
 
-def run_job(job):
+def run_job(progress, job):
     """Array (seeds, weights, columns): accuracies on the split, and the penalty's value."""
     setup, relative, power, n = job.key
     # One model for each job: one that was traced for another n rounds differently.
     trainer = Trainer(setup, relative, power)
     results = []
     for weight in job.weights:
+        progress.say(
+            f"{job.split}, {setup.name}, n = {n}, {FORMS[relative]}, p = {power}, {weight:.1e}"
+        )
         rows = []
         for seed in job.seeds:
             network, value = trainer.train(
                 weight=weight, batch_size=n, seed=seed, epochs=job.epochs
             )
             rows.append([accuracy(network, *xy) for xy in evaluation_sets(job.split)] + [value])
-        clean, noisy, *_ = np.mean(rows, axis=0)
-        print(
-            f"[{job.split}] {setup.name}, n={n}, {FORMS[relative]}, p={power}, "
-            f"weight={weight:.1e}: clean {clean:.3f}, noisy {noisy:.3f}",
-            flush=True,
-        )
         results.append(rows)
     return np.array(results).swapaxes(0, 1)
 
@@ -237,13 +235,18 @@ def accuracy(network, x, y):
 
 
 def run_jobs(jobs, processes):
+    progress = Progress()
+    run = functools.partial(run_job, progress)
     if processes == 1:
-        return [run_job(job) for job in jobs]
+        found = [run(job) for job in jobs]
+        progress.clear()
+        return found
+    progress.is_log = True  # processes cannot share a line
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         processes, mp_context=context, initializer=use_one_thread
     ) as pool:
-        return list(pool.map(run_job, jobs))
+        return list(pool.map(run, jobs))
 
 
 def use_one_thread():

@@ -32,7 +32,6 @@ import common
 import keras
 import numpy as np
 import text_data
-from matplotlib.patheffects import withStroke
 
 from keras_lgg import relative
 from keras_lgg.checks import require
@@ -98,15 +97,12 @@ def run_seed(args, seed):
     """Train both, and compare their spaces both ways: rows for `common.run`."""
     texts = sentences(args)
     words = vocabulary(args, texts)
-    print(
-        f"seed {seed}  {sum(map(len, texts))} words, {len(words)} of them different and frequent",
-        flush=True,
-    )
     spaces = {}
+    count = sum(map(len, texts))
     for i, name in enumerate(MODELS):
+        args.progress.say(f"{name}: {count} words, {len(words)} of them different and frequent")
         # Equal seeds would give both the same vectors to start from.
         spaces[name] = train(args, name, texts, words, len(MODELS) * seed + i)
-        print(f"seed {seed}  {name} trained", flush=True)
     if seed == args.seed:
         save_picture(args, spaces, words, seed)
     return [
@@ -152,14 +148,15 @@ def save_picture(args, spaces, words, seed):
         "relative": {name: codes(x, anchors, "center") for name, x in spaces.items()},
     }
     groups = alike(rows["relative"][next(iter(MODELS))], seed)
-    figure, axes = common.figure(2, 2, (8, 7.6))
+    figure, axes = common.figure(2, 2, (8, 7.9), layout="constrained")
     for line, (kind, both) in zip(axes, rows.items(), strict=True):
         # One plane for both: what is alike stands in like places.
         planes = in_plane(*both.values())
         for axis, name, plane in zip(line, both, planes, strict=True):
             draw_words(axis, plane, groups, words)
             axis.set_title(f"{name}, {kind}")
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=GROUPS, frameon=False)
     path = pathlib.Path(args.output) / f"{common.slug(args)}_{PICTURE}.png"
     common.save_figure(figure, path)
 
@@ -183,12 +180,19 @@ def draw_words(axis, plane, groups, words):
     axis.scatter(*plane.T, s=2, color="#cccccc", linewidths=0)
     for group, color in zip(groups, common.PALETTE, strict=False):
         axis.scatter(*plane[group].T, s=9, color=color, linewidths=0)
-    for group, color in zip(groups, common.PALETTE, strict=False):
-        text = {"color": color, "weight": "bold", "ha": "center", "va": "center"}
-        label = axis.annotate(words[group[0]], plane[group[0]], **text)
-        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    for group, color in zip(groups, common.PALETTE, strict=False):  # over all points
+        style = {"color": color, "edgecolors": "black", "linewidths": 0.6, "zorder": 3}
+        axis.scatter(*plane[group[0]], s=110, marker="*", label=words[group[0]], **style)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(True)
+
+
+def verdict(args, frame):
+    """The means of both directions."""
+    metric, keys = frame["metric"].str.partition(": ")[2], ["variant", "metric", "seed"]
+    means = frame.assign(metric=metric).groupby(keys, sort=False)["value"].mean() * 100
+    shown = [name for name in AGREEMENT if name != "cosine"]  # large in a cone, whatever is said
+    return common.effects(means.reset_index(), PROCRUSTES, dict.fromkeys(shown, "max"))
 
 
 def tables(args, frame):
@@ -234,7 +238,9 @@ def parse(argv):
 
 def main(argv=None):
     """Returns the results as a table of ``variant, metric, value, seed``; all at most 1."""
-    return common.run(parse(argv), run_seed, tables, draw, explain, pictures=[PICTURE])
+    return common.run(
+        parse(argv), run_seed, tables, draw, explain, pictures=[PICTURE], verdict=verdict
+    )
 
 
 def explain(args):
@@ -247,8 +253,8 @@ def explain(args):
         " so that plain codes have a large cosine even where they say nothing of each other: see "
         "that of permuted anchors. The second figure shows the first seed, each row in one plane, "
         "that of the largest variance of word2vec, and each panel at its own scale; codes are "
-        f"centred. Colours: {GROUPS} of the {TOP} most frequent words, which stand at their places,"
-        f" and the {NEAREST} nearest to each by word2vec's codes."
+        f"centred. Colours: {GROUPS} of the {TOP} most frequent words, which are stars, "
+        f"and the {NEAREST} nearest to each by word2vec's codes."
     )
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("sklearn", reason="the examples need the extra text")
 import cross_lingual_classification as example
 import text_classifiers
 import text_data
+from progress import Progress
 
 HEADER = "\t".join(text_data.COLUMNS)
 LINES = [
@@ -136,7 +137,7 @@ def test_encoders_learn_classes(kind):
         " ".join(rng.permutation(["w", "x", "y", "z", f"c{label}", f"d{label}"]))
         for label in labels
     ]
-    args = SimpleNamespace(width=4, epochs=15, batch_size=20)
+    args = SimpleNamespace(width=4, epochs=15, batch_size=20, progress=Progress())
     encode = text_classifiers.ENCODERS[kind](texts, labels, args, 0)
     space = encode(texts)
     assert space.shape == (120, 4)
