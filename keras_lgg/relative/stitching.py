@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lgg.checks import check_positive_integer, check_same_length, invalid, require
+from keras_lgg.checks import check_positive_integer, check_same_length, invalid
 from keras_lgg.relative.deployment import with_fixed_anchors
 from keras_lgg.relative.layer import RelativeRepresentation
+from keras_lgg.relative.metrics import scorer
 from keras_lgg.relative.stored import plain
 from keras_lgg.relative.structures import check_vocabulary, for_model, sample_count
 from keras_lgg.relative.translation import Translator
@@ -79,6 +80,7 @@ class StitchingReport:
         relative: Array ``(m, m)``: the models as they are.
         permuted: Array ``(m, m)``: the control, with the anchors of the encoder in another order.
         absolute: Array of the absolute baseline, NaN between spaces of two widths, or ``None``.
+        translated: Array of that baseline, translated from each space into each other, or ``None``.
 
     Example:
         >>> import numpy as np
@@ -96,6 +98,7 @@ class StitchingReport:
     relative: np.ndarray
     permuted: np.ndarray
     absolute: np.ndarray | None
+    translated: np.ndarray | None = None
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Dict from each matrix to its numbers.
@@ -115,8 +118,13 @@ class StitchingReport:
         return "\n".join(lines)
 
     def _matrices(self):
-        matrices = {"relative": self.relative, "permuted anchors": self.permuted}
-        return matrices if self.absolute is None else {**matrices, "absolute": self.absolute}
+        matrices = {
+            "relative": self.relative,
+            "permuted anchors": self.permuted,
+            "absolute": self.absolute,
+            "translated": self.translated,
+        }
+        return {name: matrix for name, matrix in matrices.items() if matrix is not None}
 
 
 def stitching_matrix(
@@ -126,6 +134,8 @@ def stitching_matrix(
     *,
     inputs: Sequence[Any] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
+    translator: Callable[[], Translator] | None = None,
+    anchors: Any = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> StitchingReport:
@@ -148,6 +158,11 @@ def stitching_matrix(
             then ``(None, y)``. The anchors must be such pairs, too: all layers have the same
             ``indices``, from one call of `select_anchors`.
         absolute: Pairs of models as above with absolute codes, of a baseline.
+        translator: Class of a translator, such as `Procrustes`, or a function that makes one, to
+            compare with: fitted on the anchors, it translates the codes of each absolute encoder
+            into the space of each other.
+        anchors: Inputs of the anchors, for the translator: as x in ``data``, or, with ``inputs``,
+            a list of them, one for each encoder.
         batch_size: Samples at a time.
         seed: Of the other order of the anchors; none stays in its place.
 
@@ -181,7 +196,7 @@ def stitching_matrix(
     y = np.asarray(y) if isinstance(metric, str) else y
     relative = _check_models("models", models)
     each_x = _inputs_of_each(x, y, inputs, len(relative))
-    score = _scorer(metric, y)
+    score = scorer(metric, y)
     _check_same_anchors([encoder for encoder, _ in relative], paired=inputs is not None)
     decoders = [decoder for _, decoder in relative]
     codes = _codes_of_each(relative, each_x, batch_size)
@@ -190,20 +205,37 @@ def stitching_matrix(
             _check_widths(own.shape, decoder, "relative")
     other_order = _derangement(codes[0].shape[-1], seed)
 
-    def matrix(codes, decoders):
-        return np.array([[score(y, _decoded(d, c, batch_size)) for d in decoders] for c in codes])
+    def scored(codes, decoder):
+        return score(y, _decoded(decoder, codes, batch_size))
 
-    baseline = None
+    def matrix(codes, decoders):
+        return np.array([[scored(each, decoder) for decoder in decoders] for each in codes])
+
+    baseline = translated = None
+    if translator is not None and (absolute is None or anchors is None):
+        expected = "with it `absolute`, models to translate between, and `anchors`, to fit it on"
+        raise invalid("translator", expected, "it without these")
     if absolute is not None:
         pairs = _check_models("absolute", absolute)
         each_x = _inputs_of_each(x, y, inputs, len(pairs))
-        baseline = matrix(_codes_of_each(pairs, each_x, batch_size), [d for _, d in pairs])
+        own, theirs = _codes_of_each(pairs, each_x, batch_size), [d for _, d in pairs]
+        baseline = matrix(own, theirs)
+    if translator is not None:
+        each_x = _anchors_of_each(anchors, inputs is not None, len(pairs))
+        spaces = _codes_of_each(pairs, each_x, batch_size)
+        translated = np.array(
+            [
+                [scored(*each) for each in zip(in_each, theirs, strict=True)]
+                for in_each in _in_each_space(translator, own, spaces)
+            ]
+        )
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     return StitchingReport(
         name,
         matrix(codes, decoders),
         matrix([own[..., other_order] for own in codes], decoders),
         baseline,
+        translated,
     )
 
 
@@ -241,6 +273,26 @@ def _inputs_of_each(x, y, inputs, count):
         )
     check_same_length(inputs=np.empty(counts["inputs[0]"]), y=keras.tree.flatten(y)[0])
     return list(inputs)
+
+
+def _anchors_of_each(anchors, is_list, count):
+    """The anchors of each of so many encoders, as many of them."""
+    if not is_list:
+        return [anchors] * count
+    if not isinstance(anchors, list | tuple) or len(anchors) != count:
+        expected = f"a list of them for each of the {count} encoders, as there is of `inputs`"
+        received = f"{len(anchors)}" if isinstance(anchors, list | tuple) else type(anchors)
+        raise invalid("anchors", expected, received)
+    return list(anchors)
+
+
+def _in_each_space(translator, codes, anchors):
+    """For each encoder its codes as they are in each space, of which the anchors are known."""
+    for here, own in zip(anchors, codes, strict=True):
+        yield [
+            own if here is there else translator().fit(here, there)(own).astype(own.dtype)
+            for there in anchors
+        ]
 
 
 def _codes_of_each(models, each_x, batch_size):
@@ -370,96 +422,3 @@ def _difference(a, b):
         return f"{len(a)} and {len(b)} of them"
     mine, theirs = (sorted(map(bytes, np.ascontiguousarray(v))) for v in (a, b))
     return "in another order" if mine == theirs else "others"
-
-
-# Metrics.
-
-WINDOW = 7  # pixels a side that SSIM compares at a time
-
-
-def _scorer(metric, y):
-    """A function of ``(y, outputs)``, where outputs may be ``None``, for NaN."""
-    if not callable(metric):
-        if metric not in _METRICS:
-            raise invalid("metric", f"one of {tuple(_METRICS)}, or a function", repr(metric))
-        kind, metric = _METRICS[metric]
-        kind(y)
-    return lambda y, outputs: float("nan") if outputs is None else float(metric(y, outputs))
-
-
-def _are_images(y):
-    if np.min(y) < 0 or np.max(y) > 1:
-        raise invalid("data", "targets in [0, 1]", f"targets from {np.min(y)} to {np.max(y)}")
-
-
-def _are_pictures(y):
-    _are_images(y)
-    if np.ndim(y) != 4 or min(np.shape(y)[1:3]) < WINDOW:
-        expected = f"images (n, height, width, channels) of at least {WINDOW} pixels a side"
-        raise invalid("data", expected, f"targets of shape {np.shape(y)}")
-
-
-def _are_any(y):
-    del y
-
-
-def _are_classes(y):
-    if np.ndim(y) != 1 or np.asarray(y).dtype.kind not in "iu":
-        raise invalid("data", "integer classes (n,)", f"targets of shape {np.shape(y)}")
-
-
-def _squared_errors(y, outputs):
-    """Mean squared error of each image."""
-    if np.shape(y) != np.shape(outputs):
-        raise ValueError(
-            "The decoders do not give what they are measured against. Expected outputs of shape "
-            f"{np.shape(y)}. Received: {np.shape(outputs)}. Pass the targets of the decoders as y."
-        )
-    return np.mean(np.square(y - outputs).reshape(len(y), -1), axis=1)
-
-
-def _mse(y, outputs):
-    return np.mean(_squared_errors(y, outputs))
-
-
-def _psnr(y, outputs):
-    with np.errstate(divide="ignore"):  # of a perfect image
-        return np.mean(-10 * np.log10(_squared_errors(y, outputs)))
-
-
-def _ssim(y, outputs):
-    structural_similarity = require("skimage.metrics", "relative").structural_similarity
-    _squared_errors(y, outputs)
-    return np.mean(
-        [
-            structural_similarity(a, b, win_size=WINDOW, data_range=1.0, channel_axis=-1)
-            for a, b in zip(np.asarray(y, "float32"), outputs, strict=True)
-        ]
-    )
-
-
-def _best_classes(outputs):
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise ValueError(
-            "The decoders do not give class scores. Expected outputs of shape (n, classes), with "
-            f"at least 2 classes. Received: {outputs.shape}. Pass a function as `metric`."
-        )
-    return np.argmax(outputs, axis=1)
-
-
-def _accuracy(y, outputs):
-    return np.mean(_best_classes(outputs) == y)
-
-
-def _f1(y, outputs):
-    f1_score = require("sklearn.metrics", "relative").f1_score
-    return f1_score(y, _best_classes(outputs), average="weighted", zero_division=0)
-
-
-_METRICS = {
-    "mse": (_are_any, _mse),
-    "psnr": (_are_images, _psnr),
-    "ssim": (_are_pictures, _ssim),
-    "accuracy": (_are_classes, _accuracy),
-    "f1": (_are_classes, _f1),
-}

@@ -7,7 +7,7 @@ from keras import layers
 
 from keras_lgg import relative
 from keras_lgg.layers import RelativeRepresentation
-from keras_lgg.relative import stitching
+from keras_lgg.relative import metrics, stitching
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(14, 6)).astype("float32")
@@ -143,6 +143,24 @@ class TestMatrix:
         assert summary["permuted anchors"]["self"] > 2 * summary["relative"]["self"]
         assert summary["permuted anchors"]["stitched"] > 2 * summary["relative"]["stitched"]
 
+    def test_a_translator(self):
+        """Between spaces of any widths; a space of its own is left as it is."""
+        kernels = [KERNELS[0], KERNELS[1], KERNELS[2][:, :4]]
+        decoders = [np.linalg.pinv(kernel) for kernel in kernels]
+        absolute = [(linear(w), linear(d)) for w, d in zip(kernels, decoders, strict=True)]
+        given = {"absolute": absolute, "translator": lambda: relative.Procrustes(scale="feature")}
+        report = relative.stitching_matrix(pairs(3), (X, X), "mse", anchors=X[:9], **given)
+        for i, j in np.ndindex(3, 3):
+            codes = X @ kernels[i]
+            if i != j:
+                fitted = relative.Procrustes(scale="feature").fit(
+                    X[:9] @ kernels[i], X[:9] @ kernels[j]
+                )
+                codes = fitted(codes)
+            expected = np.mean((codes @ decoders[j] - X) ** 2)
+            np.testing.assert_allclose(report.translated[i, j], expected, rtol=1e-3, atol=1e-9)
+        assert report.translated[0, 1] < 0.1 * report.absolute[0, 1]
+
     def test_a_function_as_metric(self):
         def largest(y, outputs):
             return np.abs(y["x"] - outputs).max()
@@ -219,6 +237,27 @@ class TestDifferentInputs:
         spaces = [x @ k for x, k in zip(inputs, self.kernels, strict=True)]
         expected = [[np.mean((z - X) ** 2)] * 2 for z in spaces]
         np.testing.assert_allclose(report.absolute, expected, rtol=1e-3)
+
+    def test_a_translator_between_the_languages(self):
+        """A rotation and a scale part these spaces: Procrustes finds both from the anchors."""
+        models, inputs = self.models(), [X, self.other_language(X)]
+        readouts = RNG.normal(size=(2, 6, 6))
+        absolute = [(linear(k), linear(r)) for k, r in zip(self.kernels, readouts, strict=True)]
+        report = relative.stitching_matrix(
+            models,
+            (None, X),
+            "mse",
+            inputs=inputs,
+            absolute=absolute,
+            translator=relative.Procrustes,
+            anchors=[each[:8] for each in inputs],
+        )
+        spaces = [x @ k for x, k in zip(inputs, self.kernels, strict=True)]
+        own = [np.mean((z @ r - X) ** 2) for z, r in zip(spaces, readouts, strict=True)]
+        np.testing.assert_allclose(report.translated, [own, own], rtol=1e-3)
+        np.testing.assert_allclose(np.diag(report.absolute), own, rtol=1e-3)
+        assert abs(report.absolute / report.translated - 1)[~np.eye(2, dtype=bool)].min() > 0.1
+        assert report.summary()["translated"]["ratio"] == pytest.approx(1, abs=1e-3)
 
     def test_inputs_that_are_the_same_need_no_indices(self):
         models = pairs()
@@ -330,7 +369,7 @@ FOUND = np.clip(IMAGES + 0.2 * RNG.normal(size=IMAGES.shape), 0, 1).astype("floa
 
 
 def score(metric, y, outputs):
-    return stitching._scorer(metric, y)(y, outputs)
+    return metrics.scorer(metric, y)(y, outputs)
 
 
 class TestMetrics:
@@ -430,6 +469,14 @@ OTHERS = [0, 4, 5, 8, 11]
         (
             lambda: matrix(pairs(), absolute=pairs(1)),
             "`absolute`.*at least 2 pairs",
+        ),
+        (
+            lambda: matrix(pairs(), translator=relative.Procrustes, anchors=X[:5]),
+            "`translator`.*`absolute`.*`anchors`.*without these",
+        ),
+        (
+            lambda: matrix(pairs(), absolute=pairs(), translator=relative.Procrustes),
+            "`translator`.*`absolute`.*`anchors`.*without these",
         ),
         (lambda: matrix(pairs(), batch_size=0), "`batch_size`.*positive integer.*0"),
         (lambda: matrix(pairs(), metric="mae"), "`metric`.*'mse'.*or a function.*'mae'"),
