@@ -156,6 +156,9 @@ def checked_indices(argument, indices, count, kind):
         raise invalid(argument, "integers", f"{indices.dtype} {indices.shape}")
     wrong = indices[(indices < 0) | (indices >= count)]
     if len(wrong):
-        expected = f"{kind}s from 0 to {count - 1}, of which there are {count}"
+        expected = (
+            f"{kind}s from 0 to {count - 1}, as there are {count}. Number them from 0, or leave "
+            "out what belongs to others"
+        )
         raise invalid(argument, expected, f"the {kind} {wrong[0]}")
     return indices.astype("int32")

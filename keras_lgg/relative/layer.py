@@ -194,7 +194,8 @@ class RelativeRepresentation(keras.layers.Layer):
             received = f"shapes {shapes}. It raised: {error}"
             raise checks.invalid("anchors", expected, received) from error
         if not hasattr(encoded, "shape"):
-            raise checks.invalid("encoder", "one output", type(encoded).__name__)
+            expected = "one output; of a model with more, keras.Model(model.input, one of them)"
+            raise checks.invalid("encoder", expected, type(encoded).__name__)
         return positions.vector_width(encoded.shape, self.pool_positions)
 
     def _inputs_to_encode(self, count=None):

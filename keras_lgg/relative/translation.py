@@ -63,7 +63,12 @@ class Translator:
         """
         known = finite_rows("source", source, "float64")
         wanted = finite_rows("target", target, "float64")
-        checks.check_same_length(source=known, target=wanted)
+        if len(known) != len(wanted):
+            raise ValueError(
+                "The anchors do not pair. Expected as many in both spaces, row i of both being the "
+                f"same sample. Received: {len(known)} in source and {len(wanted)} in target. Leave "
+                "out what has no counterpart."
+            )
         if len(known) < 2:
             raise checks.invalid("source", "at least 2 anchors", f"{len(known)} of them")
         self.shift, self.kernel, self.bias = self._solve(known, wanted)

@@ -483,7 +483,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("source", "target", "message"),
         [
-            (X, X[1:], "`source` and `target`.*20.*19"),
+            (X, X[1:], "do not pair.*20 in source and 19 in target.*Leave out"),
             (X[:1], X[:1], "`source`.*at least 2 anchors.*1 of them"),
             (X[:0], X[:0], "`source`.*at least 2 anchors.*0 of them"),
             (X[:, 0], X, r"`source`.*\(n, ...\).*shape \(20,\)"),
