@@ -12,8 +12,8 @@
     multi30k    captions of 30,000 pictures in English, German, French and Czech (Elliott et al.,
                 "Multi30K: multilingual English-German image descriptions", 2016, and the shared
                 tasks of 2017 and 2018), as at https://github.com/multi30k/dataset: the files
-                ``{train,test_2016_flickr}.{en,de,fr,cs}.gz`` of its folder ``data/task1/raw``, for
-                research.
+                ``{train,val,test_2016_flickr}.{en,de,fr,cs}.gz`` of its folder
+                ``data/task1/raw``, for research.
     trec        5,444 questions to train with and 499 to test, in English and Hindi, each with one
                 of 6 coarse and 50 fine classes of what it asks for (Li and Roth, "Learning question
                 classifiers", COLING 2002; the translation is that of
@@ -106,7 +106,7 @@ def languages(data):
 
 
 def load(args):
-    """The `Texts` of ``--data``.
+    """The `Texts` of ``--data``; with --validate, those to find are of the validation split.
 
     Raises:
         ValueError: If the languages have unequal numbers of texts.
@@ -116,7 +116,7 @@ def load(args):
         return with_classes(args)[0]
     parts = [
         {name: _captions(args, part, name) for name in languages(args.data)}
-        for part in ("train", "test_2016_flickr")
+        for part in ("train", "val" if args.validate else "test_2016_flickr")
     ]
     for part in parts:
         check_paired(part)
