@@ -21,7 +21,6 @@ import common
 import keras
 import networks
 import numpy as np
-from matplotlib import patheffects
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -164,7 +163,7 @@ def conclude(frame):
 def draw(args, frame):
     """The test embeddings of the first seed on their two principal axes."""
     variants = [CROSS_ENTROPY, SMOOTHNESS, TARGET]
-    figure, axes = common.figure(1, len(variants), (12, 4))
+    figure, axes = common.figure(1, len(variants), (12, 4.3), layout="constrained")
     (images, labels), classes = (a := common.load(args)).test, a.classes
     images, labels = images[:2000], labels[:2000]
     names = CLASS_NAMES.get(args.data, range(classes))
@@ -174,13 +173,13 @@ def draw(args, frame):
         for c in range(classes):
             own = points[labels == c]
             color, marker = common.PALETTE[c % 10], "o^sDv"[groups[c] % 5]
-            axis.scatter(*own.T, s=5, color=color, marker=marker, alpha=0.5, linewidth=0)
-        for c in range(classes):  # over all points
-            place = np.median(points[labels == c], axis=0)
-            text = axis.text(*place, names[c], ha="center", va="center", weight="bold")
-            text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
+            style = {"color": color, "marker": marker, "alpha": 0.6, "linewidth": 0}
+            axis.scatter(*own.T, s=7, label=str(names[c]), **style)
         axis.set(title=variant, xlabel="first principal axis", xticks=[], yticks=[])
     axes[0][0].set_ylabel("second principal axis")
+    entries = axes[0][0].get_legend_handles_labels()
+    style = {"ncols": classes, "markerscale": 2, "frameon": False}
+    figure.legend(*entries, loc="outside lower center", **style)
     return figure
 
 

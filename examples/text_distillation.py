@@ -103,7 +103,7 @@ def draw(args, frame):
 
 def parse(argv):
     options = common.parser(__doc__, "text_distillation", epochs=10, batch_size=128)
-    return text_training.arguments(options, argv, quick={"epochs": 6, "few": 1000})
+    return text_training.arguments(options, argv, quick={"epochs": 5, "few": 800})
 
 
 def main(argv=None):

@@ -60,7 +60,7 @@ def transformer(texts, args, seed):
     rarity = _rarity(ids, len(vocabulary))
     size = min(args.batch_size, len(ids))
     steps = args.epochs * (len(ids) // size)
-    schedule = common.warm_cosine(RATE, steps)
+    schedule = common.WarmCosine(RATE, steps)
     model.compile(
         keras.optimizers.Adam(schedule),
         keras.losses.CategoricalCrossentropy(from_logits=True),

@@ -99,7 +99,7 @@ def parse(argv):
     options = common.parser(__doc__, "text_robustness", epochs=10, batch_size=128)
     options.add_argument("--power", type=int, default=2, help="of the Laplacian")
     options.add_argument("--weight", type=float, default=WEIGHT, help="of the penalty")
-    return text_training.arguments(options, argv, quick={"epochs": 6, "few": 1000})
+    return text_training.arguments(options, argv, quick={"epochs": 6, "few": 800})
 
 
 def main(argv=None):

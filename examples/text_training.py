@@ -63,7 +63,7 @@ def prepare(args, seed):
 def fit(model, data, args, seed, label):
     """Adam, with a linear warm-up and cosine decay."""
     steps = args.epochs * -(-len(data.texts) // args.batch_size)
-    schedule = common.warm_cosine(RATE, steps)
+    schedule = common.WarmCosine(RATE, steps)
     model.compile(
         keras.optimizers.Adam(schedule),
         common.cross_entropy(),

@@ -161,10 +161,10 @@ def test_embeddings(run, tmp_path):
 
 
 PAIRS = [
-    pytest.param("vision_transformer", "small_cnn", 20, marks=ON_TENSORFLOW),
+    pytest.param("vision_transformer", "small_cnn", 12, marks=ON_TENSORFLOW),
     pytest.param("small_cnn", "vision_transformer", 8, marks=ON_TORCH),
 ]
-TRAINED = ["--epochs", "20", "--batch-size", "64"]  # a ViT needs some steps
+TRAINED = ["--epochs", "12", "--batch-size", "64"]  # a ViT needs some steps
 
 
 @pytest.mark.parametrize(("teacher", "student", "epochs"), PAIRS)
@@ -852,6 +852,15 @@ class TestRecord:
     def test_spread_is_that_of_a_sample(self):
         assert common.describe([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
         assert common.describe([1.25]) == "1.2"
+
+
+@pytest.mark.parametrize("steps", [4, 25, 300])
+def test_the_learning_rate_is_that_of_keras(steps):
+    ours = common.WarmCosine(0.1, steps)
+    options = {"warmup_target": 0.1, "warmup_steps": max(1, steps // 10)}
+    theirs = keras.optimizers.schedules.CosineDecay(0.0, steps, **options)
+    for step in range(steps + 1):
+        assert float(ours(step)) == pytest.approx(float(theirs(step)), abs=1e-7)
 
 
 class TestProgress:
