@@ -98,7 +98,7 @@ def test_page_has_no_links_to_files(metadata):
     assert targets
     assert all(target.startswith("https://") for target in targets)
     assert "what runs where (`docs/backends.md`)" in page
-    assert "digits (`docs/quickstart.png`)" in page
+    assert "attacks (`docs/results_robustness_mnist_preact_resnet18.png`)" in page
 
 
 def test_oldest_versions_are_the_lower_bounds():
