@@ -146,7 +146,7 @@ def main():
     data = datasets.arrays(args.data, data_dir=args.data_dir)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         base = network(data.train[0].shape[1:], data.classes)
-        penalty = lgg.Penalty(lgg.losses.GraphVariation(), ["hidden1", "hidden2"], weight=0.1)
+        penalty = lgg.Penalty(lgg.losses.GraphVariation(), ["hidden1", "hidden2"])
         model = lgg.GeometryModel(base, [penalty])
         model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
         model.optimizer.build(model.trainable_variables)

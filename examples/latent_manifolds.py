@@ -191,7 +191,7 @@ def parse(argv):
     add("--samples", type=int, default=20_000, help="of the training split")
     add("--images", type=int, default=200, help="of the test split")
     add("--beta", type=float, default=1.0, help="of the variational autoencoder")
-    quick = {"epochs": 10, "batch_size": 64, "images": 100}
+    quick = {"batch_size": 64, "images": 60}
     return common.arguments(options, argv, quick=quick)
 
 

@@ -553,6 +553,18 @@ def test_table(tests):
     return table(["n", "training", "weight", "clean", *noises, f"gain, {noises[0]}"], rows)
 
 
+def verdict(tests):
+    """What each rule for the weight gains under noise, by batch size."""
+    gains = {}
+    for (name, n), (_, result) in tests.items():
+        if name != "plain":
+            gain = points((result - tests["plain", n][1])[:, NOISY])
+            gains.setdefault(name, []).append(f"{gain} (n = {n})")
+    lines = [f"* {name}: {', '.join(found)}." for name, found in gains.items()]
+    split = f"Under noise {NOISES[0]}, in points against plain training on the test split:"
+    return "\n".join([split, "", *lines])
+
+
 def report(study, curves, tests):
     first, second = NOISES
     sections = {
@@ -580,7 +592,7 @@ change of clean accuracy.
   that are safe everywhere; its gains follow. *Value*: the mean of the unweighted penalty that plain
   training logs."""
     body = "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
-    return f"{notes}\n\n{body}"
+    return f"{notes}\n\n{body}\n\n{verdict(tests)}"
 
 
 def draw(study, curves, path):

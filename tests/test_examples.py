@@ -417,7 +417,7 @@ def test_citation_graphs(run, tmp_path):
         similarity = values.xs(name, level="metric")
         assert similarity.max() == pytest.approx(1, abs=1e-5), "of the reference itself"
     assert values[example.CKA, example.OVER_STEPS] > 0.5
-    reference = values.xs(example.ACCURACY, level="metric").idxmax()
+    reference = values.xs(example.compare_spaces.ACCURACY, level="metric").idxmax()
     assert f"| seed 53 | {reference} | {values[example.RELATIVE, example.OVER_RUNS]:.2f} |" in page
     accuracy = values.xs(example.TEST, level="metric")
     assert len(accuracy) == 6 * 3
@@ -955,7 +955,7 @@ def test_latent_manifolds(run, tmp_path):
     """The acceptance properties of the specification that need trained networks (B8, 10 to 12)."""
     import latent_manifolds as example
 
-    values, page, output = run(example, "--epochs", "6", "--images", "60")
+    values, page, output = run(example)
     assert "    python examples/latent_manifolds.py --quick" in page
     assert "**Caveats**" in output
     for name in ("", *(f"_{name}" for name in example.FIGURES)):
