@@ -112,7 +112,7 @@ def numbered(texts):
     return ids_of, len(places) + UNKNOWN + 1
 
 
-# Epochs and learning rates were chosen by validation questions: see `--validate`.
+# Epochs and learning rates were chosen by training questions that were held out.
 ENCODERS = {
     "TF-IDF": counts,
     "CNN": functools.partial(network, convolutions, 5, 3e-3),

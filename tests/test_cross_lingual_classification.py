@@ -9,6 +9,7 @@ pytest.importorskip("pandas", reason="the examples need the extra examples")
 pytest.importorskip("sklearn", reason="the examples need the extra text")
 
 import cross_lingual_classification as example
+import pandas as pd
 import text_classifiers
 import text_data
 from progress import Progress
@@ -94,8 +95,8 @@ def test_scores_by_hand():
     outputs = np.eye(3)[[0, 0, 1, 2]]
     y = np.array([0, 1, 1, 1])
     assert example.accuracy(y, outputs) == 50
-    # F1 of class 0 is 2 / 3, of class 1 is 1 / 2; class 2 is none of the test's.
-    assert example.macro_f1(y, outputs) == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    # F1 of class 0, once there, is 2 / 3; of class 1, three times, 1 / 2; class 2 is not there.
+    assert example.weighted_f1(y, outputs) == pytest.approx(100 * (2 / 3 + 3 * 1 / 2) / 4)
 
 
 @pytest.mark.once
@@ -179,11 +180,27 @@ def test_spaces_that_are_turned():
     }
 
 
+def test_decays_by_what_heads_make_of_the_other_language():
+    """Of one space and the same with its axes in another order, heads make as much."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    space = rng.normal(size=(120, 4)).astype("float32") + 2 * np.eye(4, dtype="float32")[labels]
+    spaces = [(each[:90], each[90:]) for each in (space, 3 * space[:, ::-1])]
+    args = SimpleNamespace(anchors=[10, 30], encoders=["k"], languages=("a", "b"))
+    rows = list(example.by_decay(args, spaces, (labels[:90], labels[90:]), "fine", 0))
+    assert [row["variant"] for row in rows[::2]] == [f"decay {d:g}" for d in example.DECAYS]
+    own, other = ([row["value"] for row in rows[i::2]] for i in (0, 1))
+    np.testing.assert_allclose(own, other, atol=1e-4)  # the spaces are the same, but for an order
+    assert max(own) > 60
+    frame = pd.DataFrame(rows).assign(value=[1, 2] * 4 + [1, 9])
+    assert example.conclude(frame).endswith("decay 10000.")
+
+
 @pytest.mark.once
 def test_too_few_texts_for_the_anchors(monkeypatch):
     classes = text_data.Classes(np.zeros(5, int), np.zeros(5, int))
     texts = text_data.Texts({"a": ["x"] * 5}, {"a": ["x"] * 5})
     monkeypatch.setattr(text_data, "with_classes", lambda args: (texts, classes, classes))
-    args = SimpleNamespace(anchors=[3, 6], validate=False)
+    args = SimpleNamespace(anchors=[3, 6], select=False)
     with pytest.raises(ValueError, match=r"too few texts.*training texts, 5.*\[3, 6\]"):
         example.run_seed(args, 0)
