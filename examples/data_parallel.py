@@ -170,7 +170,7 @@ def main():
         print(f"trained       {epochs} epochs of {args.data} in {seconds:.1f} s")
         print(f"accuracy      {accuracy:.4f}")
         print(f"penalty       {history['graph_variation'][-1]:.6f}")
-        print(f"weights       {np.sqrt(sum(np.sum(np.square(w)) for w in weights)):.6f}")
+        print(f"weights       {np.sqrt(sum(np.sum(np.square(w)) for w in weights)):.4f}")
 
 
 if __name__ == "__main__":

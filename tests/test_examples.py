@@ -164,7 +164,7 @@ PAIRS = [
     pytest.param("vision_transformer", "small_cnn", 12, marks=ON_TENSORFLOW),
     pytest.param("small_cnn", "vision_transformer", 8, marks=ON_TORCH),
 ]
-TRAINED = ["--epochs", "12", "--batch-size", "64"]  # a ViT needs some steps
+TRAINED = ["--epochs", "20", "--batch-size", "64"]  # a ViT needs some steps
 
 
 @pytest.mark.parametrize(("teacher", "student", "epochs"), PAIRS)
