@@ -155,16 +155,16 @@ def matrices(args, spaces, labels, seed):
     for number in args.anchors:
         indices = chosen_anchors(len(train), number, seed)
         models = [with_codes(space, indices, train, args.decay) for space, _ in spaces]
-        for score, metric in SCORES.items():
-            report = relative.stitching_matrix(
-                models,
-                (None, test),
-                metric,
-                absolute=absolute,
-                translator=relative.Procrustes,
-                anchors=[space[indices] for space, _ in spaces],
-                **options,
-            )
+        reports = relative.stitching_matrix(
+            models,
+            (None, test),
+            list(SCORES.values()),
+            absolute=absolute,
+            translator=relative.Procrustes,
+            anchors=[space[indices] for space, _ in spaces],
+            **options,
+        )
+        for score, report in zip(SCORES, reports.values(), strict=True):
             yield named(RELATIVE, number), score, report.relative
             yield named(PERMUTED, number), score, report.permuted
             if number == args.anchors[0]:
@@ -281,9 +281,9 @@ def explain(args):
         "others on the coarse classes for coarse heads, on the fine ones for fine heads. Linear "
         f"heads by least squares with decay {args.decay:g}, on the codes of one encoder. Scores on "
         "the test texts; F1 is the mean over the classes, each as often as it occurs. The columns "
-        "with two languages are means over pairs of encoders of one kind. Absolute spaces take no anchors; Procrustes rotates them, fitted on "
-        "the anchors. The control has the anchors of the encoder in another order. In the figure: "
-        "means over the seeds."
+        "with two languages are means over pairs of encoders of one kind. Absolute spaces take no "
+        "anchors; Procrustes rotates them, fitted on the anchors. The control has the anchors of "
+        "the encoder in another order. In the figure: means over the seeds."
     )
 
 

@@ -1,20 +1,37 @@
 """What decoders are scored by: a name, or a function of targets and outputs."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from keras_lgg.checks import invalid, require
 
+Metric: TypeAlias = str | Callable[[Any, np.ndarray], float]
+
 WINDOW = 7  # pixels a side that SSIM compares at a time
 
 
-def scorer(metric, y):
-    """A function of ``(y, outputs)``, where outputs may be ``None``, for NaN."""
+def scorers_of(metrics, y):
+    """By name: functions of the outputs for ``y``, or of ``None``, for NaN."""
+    found = {}
+    for metric in metrics:
+        name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+        if name in found:
+            raise invalid("metric", "metrics of different names", f"'{name}' twice")
+        found[name] = _scorer(metric, y)
+    if not found:
+        raise invalid("metric", "at least one", "none")
+    return found
+
+
+def _scorer(metric, y):
     if not callable(metric):
         if metric not in _METRICS:
             raise invalid("metric", f"one of {tuple(_METRICS)}, or a function", repr(metric))
         kind, metric = _METRICS[metric]
         kind(y)
-    return lambda y, outputs: float("nan") if outputs is None else float(metric(y, outputs))
+    return lambda outputs: float("nan") if outputs is None else float(metric(y, outputs))
 
 
 def _are_images(y):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from keras_lgg.checks import check_positive_integer, check_same_length, invalid
 from keras_lgg.relative.deployment import with_fixed_anchors
 from keras_lgg.relative.layer import RelativeRepresentation
-from keras_lgg.relative.metrics import scorer
+from keras_lgg.relative.metrics import Metric, scorers_of
 from keras_lgg.relative.stored import plain
 from keras_lgg.relative.structures import check_vocabulary, for_model, sample_count
 from keras_lgg.relative.translation import Translator
@@ -127,10 +127,11 @@ class StitchingReport:
         return {name: matrix for name, matrix in matrices.items() if matrix is not None}
 
 
+@overload
 def stitching_matrix(
     models: Iterable[tuple[keras.Model, keras.Model]],
     data: tuple[Any, Any],
-    metric: str | Callable[[Any, np.ndarray], float],
+    metric: Metric,
     *,
     inputs: Sequence[Any] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
@@ -138,7 +139,36 @@ def stitching_matrix(
     anchors: Any = None,
     batch_size: int = 128,
     seed: int = 0,
-) -> StitchingReport:
+) -> StitchingReport: ...
+
+
+@overload
+def stitching_matrix(
+    models: Iterable[tuple[keras.Model, keras.Model]],
+    data: tuple[Any, Any],
+    metric: list[Metric],
+    *,
+    inputs: Sequence[Any] | None = None,
+    absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
+    translator: Callable[[], Translator] | None = None,
+    anchors: Any = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> dict[str, StitchingReport]: ...
+
+
+def stitching_matrix(
+    models: Iterable[tuple[keras.Model, keras.Model]],
+    data: tuple[Any, Any],
+    metric: Metric | list[Metric],
+    *,
+    inputs: Sequence[Any] | None = None,
+    absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
+    translator: Callable[[], Translator] | None = None,
+    anchors: Any = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> StitchingReport | dict[str, StitchingReport]:
     """How well decoders read the codes of encoders that they were not trained with.
 
     Every decoder is run on the codes of every encoder, with nothing trained in between, and once
@@ -152,7 +182,8 @@ def stitching_matrix(
             encoder takes several inputs, or strings, so does x: a dict, tuple or list of arrays.
         metric: ``"mse"``; ``"psnr"`` (in dB) or ``"ssim"``, of images in [0, 1], also means over
             the samples; ``"accuracy"`` or ``"f1"`` (weighted by class), of class scores against
-            integers; or a function ``metric(y, outputs)`` of NumPy arrays.
+            integers; or a function ``metric(y, outputs)`` of NumPy arrays. Or a list of several,
+            for which all is run once.
         inputs: Where encoders take different inputs, such as sentences in two languages: a list of
             one x an encoder, in which row i is the same sample, say a translation; ``data`` is
             then ``(None, y)``. The anchors must be such pairs, too: all layers have the same
@@ -167,7 +198,7 @@ def stitching_matrix(
         seed: Of the other order of the anchors; none stays in its place.
 
     Returns:
-        `StitchingReport`.
+        `StitchingReport`; of several metrics, a dict from the name of each to its own.
 
     Raises:
         ValueError: If the models are not of this form, their anchors differ in number, kind or
@@ -193,10 +224,11 @@ def stitching_matrix(
     """
     check_positive_integer("batch_size", batch_size)
     x, y = data
-    y = np.asarray(y) if isinstance(metric, str) else y
+    metrics = metric if isinstance(metric, list) else [metric]
+    y = np.asarray(y) if any(isinstance(each, str) for each in metrics) else y
+    scorers = scorers_of(metrics, y)
     relative = _check_models("models", models)
     each_x = _inputs_of_each(x, y, inputs, len(relative))
-    score = scorer(metric, y)
     _check_same_anchors([encoder for encoder, _ in relative], paired=inputs is not None)
     decoders = [decoder for _, decoder in relative]
     codes = _codes_of_each(relative, each_x, batch_size)
@@ -205,38 +237,42 @@ def stitching_matrix(
             _check_widths(own.shape, decoder, "relative")
     other_order = _derangement(codes[0].shape[-1], seed)
 
-    def scored(codes, decoder):
-        return score(y, _decoded(decoder, codes, batch_size))
+    def matrices(codes_for_each, decoders):
+        """Of each metric, from the codes of each encoder as each decoder is to read them."""
+        scores = [
+            [
+                [score(_decoded(decoder, codes, batch_size)) for score in scorers.values()]
+                for codes, decoder in zip(of_encoder, decoders, strict=True)
+            ]
+            for of_encoder in codes_for_each
+        ]
+        return np.moveaxis(np.array(scores), -1, 0)
 
-    def matrix(codes, decoders):
-        return np.array([[scored(each, decoder) for decoder in decoders] for each in codes])
+    def for_all(codes):
+        return [[own] * len(codes) for own in codes]
 
-    baseline = translated = None
+    found = [
+        matrices(for_all(codes), decoders),
+        matrices(for_all([own[..., other_order] for own in codes]), decoders),
+    ]
     if translator is not None and (absolute is None or anchors is None):
         expected = "with it `absolute`, models to translate between, and `anchors`, to fit it on"
         raise invalid("translator", expected, "it without these")
     if absolute is not None:
         pairs = _check_models("absolute", absolute)
         each_x = _inputs_of_each(x, y, inputs, len(pairs))
-        own, theirs = _codes_of_each(pairs, each_x, batch_size), [d for _, d in pairs]
-        baseline = matrix(own, theirs)
+        codes, decoders = _codes_of_each(pairs, each_x, batch_size), [d for _, d in pairs]
+        found.append(matrices(for_all(codes), decoders))
     if translator is not None:
         each_x = _anchors_of_each(anchors, inputs is not None, len(pairs))
         spaces = _codes_of_each(pairs, each_x, batch_size)
-        translated = np.array(
-            [
-                [scored(*each) for each in zip(in_each, theirs, strict=True)]
-                for in_each in _in_each_space(translator, own, spaces)
-            ]
-        )
-    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
-    return StitchingReport(
-        name,
-        matrix(codes, decoders),
-        matrix([own[..., other_order] for own in codes], decoders),
-        baseline,
-        translated,
-    )
+        found.append(matrices(_in_each_space(translator, codes, spaces), decoders))
+    found += [[None] * len(scorers)] * (4 - len(found))
+    reports = {
+        name: StitchingReport(name, *of_metric)
+        for name, *of_metric in zip(scorers, *found, strict=True)
+    }
+    return reports if isinstance(metric, list) else next(iter(reports.values()))
 
 
 def _summary(matrix):

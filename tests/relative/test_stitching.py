@@ -161,6 +161,26 @@ class TestMatrix:
             np.testing.assert_allclose(report.translated[i, j], expected, rtol=1e-3, atol=1e-9)
         assert report.translated[0, 1] < 0.1 * report.absolute[0, 1]
 
+    def test_several_metrics(self):
+        """Each as it is by itself, translated and all."""
+        given = {
+            "absolute": [(linear(k), linear(np.linalg.pinv(k))) for k in KERNELS],
+            "translator": relative.Procrustes,
+            "anchors": X[:9],
+        }
+
+        def largest(y, outputs):
+            return np.abs(y - outputs).max()
+
+        found = relative.stitching_matrix(pairs(3), (X, X), ["mse", largest], **given)
+        assert list(found) == ["mse", "largest"]
+        for name, metric in {"mse": "mse", "largest": largest}.items():
+            expected = relative.stitching_matrix(pairs(3), (X, X), metric, **given)
+            assert found[name].metric == expected.metric == name
+            for part in ("relative", "permuted", "absolute", "translated"):
+                np.testing.assert_allclose(getattr(found[name], part), getattr(expected, part))
+        assert found["mse"].relative[0, 1] != found["largest"].relative[0, 1]
+
     def test_a_function_as_metric(self):
         def largest(y, outputs):
             return np.abs(y["x"] - outputs).max()
@@ -369,7 +389,7 @@ FOUND = np.clip(IMAGES + 0.2 * RNG.normal(size=IMAGES.shape), 0, 1).astype("floa
 
 
 def score(metric, y, outputs):
-    return metrics.scorer(metric, y)(y, outputs)
+    return metrics.scorers_of([metric], y)[metric](outputs)
 
 
 class TestMetrics:
@@ -479,6 +499,8 @@ OTHERS = [0, 4, 5, 8, 11]
             "`translator`.*`absolute`.*`anchors`.*without these",
         ),
         (lambda: matrix(pairs(), batch_size=0), "`batch_size`.*positive integer.*0"),
+        (lambda: matrix(pairs(), metric=[]), "`metric`.*at least one"),
+        (lambda: matrix(pairs(), metric=["mse", "mse"]), "`metric`.*different names.*'mse' twice"),
         (lambda: matrix(pairs(), metric="mae"), "`metric`.*'mse'.*or a function.*'mae'"),
         (lambda: matrix(pairs(), metric="psnr"), r"`data`.*\[0, 1\].*targets from -\d"),
         (lambda: matrix(pairs(), metric="ssim"), r"`data`.*\[0, 1\].*targets from -\d"),
