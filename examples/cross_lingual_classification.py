@@ -29,7 +29,7 @@ import numpy as np
 import text_data
 from citation_graphs import draw_matrix
 from keras import layers
-from text_classifiers import ENCODERS
+from text_classifiers import ENCODERS, WITHOUT_LABELS
 
 from keras_lgg import relative
 from keras_lgg.checks import require
@@ -81,10 +81,10 @@ def run_seed(args, seed):
     if max(args.anchors) > count:
         expected = f"at most as many anchors as training texts, {count}"
         raise ValueError(f"There are too few texts. Expected {expected}. Received: {args.anchors}.")
-    rows = []
+    rows, known = [], {}
     for level in LEVELS:
         labels = getattr(train, level), getattr(test, level)
-        spaces = list(encoded(args, texts, labels[0], level, seed))
+        spaces = list(encoded(args, texts, labels[0], level, seed, known))
         if args.select:
             rows += by_decay(args, spaces, labels, level, seed)
             continue
@@ -93,14 +93,23 @@ def run_seed(args, seed):
     return rows
 
 
-def encoded(args, texts, labels, level, seed):
-    """By encoder, which is trained here: the vectors of its training and its test texts."""
+def encoded(args, texts, labels, level, seed, known):
+    """By encoder, which is trained here: the vectors of its training and its test texts.
+
+    Those of encoders that look at no labels are kept in ``known``.
+    """
     for i, name in enumerate(names(args)):
         kind, language = name.split(", ")
+        if name in known:
+            yield known[name]
+            continue
         args.progress.say(f"{name}: {len(labels)} texts, {level} classes")
         own = texts.train[language]
         encode = ENCODERS[kind](own, labels, args, len(names(args)) * seed + i)
-        yield [encode(part).astype("float32") for part in (own, texts.test[language])]
+        space = [encode(part).astype("float32") for part in (own, texts.test[language])]
+        if kind in WITHOUT_LABELS:
+            known[name] = space
+        yield space
 
 
 def by_decay(args, spaces, labels, level, seed):

@@ -119,3 +119,4 @@ ENCODERS = {
     "GRU": functools.partial(network, recurrent, 5, 3e-3),
     "transformer": functools.partial(network, transformer, 10, 2e-3),
 }
+WITHOUT_LABELS = ("TF-IDF",)
