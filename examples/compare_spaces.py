@@ -42,6 +42,7 @@ NETWORKS = {
     "MLP": common.BLUE,
     "tanh MLP": common.GREEN,
     "CNN": common.PURPLE,
+    "ResNet": common.VERMILION,
     "ViT": common.ORANGE,
 }
 # From what suits to what is too slow: some runs have to be poor.
@@ -92,6 +93,8 @@ def hidden(run, data):
     """The layers before the penultimate one."""
     if run.network == "ViT":
         return networks.vision_transformer(data.shape, 64, width=32)
+    if run.network == "ResNet":
+        return networks.wide_resnet(data.shape, 64, depth=10, width=0.5)
     steps = [
         layers.Conv2D(channels, 3, 2, padding="same", activation=run.activation)
         for channels in (8, 16) * (run.network == "CNN")
