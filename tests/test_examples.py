@@ -185,7 +185,7 @@ def test_distillation_of_transformers(run, monkeypatch, teacher, student, epochs
     assert len(set(errors)) > 2, "the penalties act"
 
 
-@ON_TENSORFLOW
+@ON_TORCH
 def test_embeddings_of_a_vision_transformer():
     import embeddings
 
@@ -200,7 +200,7 @@ def test_embeddings_of_a_vision_transformer():
     assert embeddings.classify(train, test, np.arange(10))["10-NN error"] < 20
 
 
-@ON_TENSORFLOW
+@ON_TORCH
 def test_robustness_of_a_vision_transformer():
     import robustness
 
@@ -273,7 +273,7 @@ def test_what_a_text_is_about_by_hand():
     assert shares == pytest.approx(np.array([first, [0, 0, 0, 1, 0, 0], [0] * 6]))
 
 
-@ON_TENSORFLOW
+@ON_TORCH
 def test_stitching_autoencoders(run):
     import stitching_autoencoders
 
