@@ -129,7 +129,7 @@ class Run(NamedTuple):
     data: dict[str, tuple[np.ndarray, np.ndarray]]  # of the splits "train" and "test"
     seeds: range
     epochs: int
-    progress: Progress
+    progress: keras.callbacks.Callback
 
     def compare(self, build, variants, measures, prepare=lambda data, seed: data):
         return lgg.compare(
