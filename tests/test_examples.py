@@ -465,7 +465,7 @@ def test_cross_lingual_classification(run, tmp_path):
         for space in (example.RELATIVE, example.PERMUTED, example.PROCRUSTES)
     )
     columns = ("own head", "second half with the head of first half", "other encoder and language")
-    for score in ("Coarse accuracy", "Coarse macro F1", "Fine accuracy", "Fine macro F1"):
+    for score in ("Coarse accuracy", "Coarse F1", "Fine accuracy", "Fine F1"):
         found = {
             space: [values[space, f"{score}: {column}"] for column in columns]
             for space in (relative, permuted, rotated, example.ABSOLUTE)

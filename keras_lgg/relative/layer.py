@@ -193,9 +193,7 @@ class RelativeRepresentation(keras.layers.Layer):
             shapes = {name: x.shape for name, x in structures.leaves_of("anchors", arrays).items()}
             received = f"shapes {shapes}. It raised: {error}"
             raise checks.invalid("anchors", expected, received) from error
-        if not hasattr(encoded, "shape"):
-            expected = "one output; of a model with more, keras.Model(model.input, one of them)"
-            raise checks.invalid("encoder", expected, type(encoded).__name__)
+        structures.check_is_one(encoded)
         return positions.vector_width(encoded.shape, self.pool_positions)
 
     def _inputs_to_encode(self, count=None):

@@ -106,6 +106,13 @@ def check_text():
         )
 
 
+def check_is_one(encoded):
+    """Raise where an encoder returned several outputs."""
+    if not hasattr(encoded, "shape"):
+        expected = "one output; of a model of more, keras.Model(model.input, one of them)"
+        raise invalid("encoder", expected, type(encoded).__name__)
+
+
 def check_vocabulary(argument, model, x):
     """Raise where ids are beyond an embedding that an input of the model goes into."""
     flat = _in_order(argument, model, x)
