@@ -266,7 +266,7 @@ def parse(argv):
     add("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     add("--anchors", type=int, nargs="+", default=[300, 768], help="numbers of them")
     add("--width", type=int, default=300, help="of the representations")
-    add("--decay", type=float, default=1e3, help="of the heads")
+    add("--decay", type=float, default=3e3, help="of the heads, as --select chose")
     add("--select", action="store_true", help="compare decays on held-out training texts instead")
     quick = {"encoders": ["TF-IDF", "CNN"], "anchors": [300], "width": 100}
     args = common.arguments(options, argv, quick=quick, small="halves")
