@@ -360,6 +360,18 @@ def test_relative_distillation(run):
 
 
 @ON_TORCH
+@pytest.mark.parametrize("name", ["ResNet", "ViT", "tanh MLP"])
+def test_networks_whose_spaces_are_compared(name):
+    import compare_spaces as example
+
+    data = common.pipelines(common.load(args := example.parse(["--quick"])), args, 0)
+    model, tapped = example.build(example.Run(name, 24, "SGD 0.1"), data)
+    logits, penultimate = tapped(np.zeros((2, *data.shape), "float32"))
+    assert model.output_shape == (None, 10)
+    assert (logits.shape, penultimate.shape) == ((2, 10), (2, 24))
+
+
+@ON_TORCH
 def test_compare_spaces(run, monkeypatch, tmp_path):
     import compare_spaces
 
