@@ -118,7 +118,8 @@ def compiled(model, loss, optimizer=None):
         loss,
         # On CPU, XLA takes longer to compile under TensorFlow than these networks take to train.
         jit_compile=keras.backend.backend() == "jax",
-        steps_per_execution=10,  # to come back from a step takes as long as the step
+        # To come back from a step takes as long as the step; Keras refuses more on PyTorch.
+        steps_per_execution=1 if keras.backend.backend() == "torch" else 10,
     )
     return model
 

@@ -175,7 +175,7 @@ class Trainer:
         self.model.compile(
             self.optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            steps_per_execution=10,
+            steps_per_execution=1 if keras.backend.backend() == "torch" else 10,
             jit_compile=False,
         )
         self.optimizer.build(self.base.trainable_variables)
