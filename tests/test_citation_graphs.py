@@ -12,6 +12,7 @@ pytest.importorskip("sklearn", reason="the examples need the extra examples")
 
 import graph_data
 import graph_networks
+from compare_spaces import ACCURACY
 from graph_data import Graph, Sparse
 
 
@@ -282,7 +283,7 @@ class TestCorrelations:
             {"variant": variant, "metric": metric, "value": value, "epoch": step}
             for variant, columns in runs.items()
             for metric, values in zip(
-                (example.ACCURACY, example.TEST, example.RELATIVE), columns, strict=True
+                (ACCURACY, example.TEST, example.RELATIVE), columns, strict=True
             )
             for step, value in enumerate(values)
         ]
@@ -310,7 +311,7 @@ class TestCorrelations:
         table = pandas.DataFrame(
             np.concatenate([np.transpose(values) for values in columns.values()]),
             index=pandas.MultiIndex.from_tuples(index, names=names),
-            columns=[example.ACCURACY, example.TEST, example.RELATIVE],
+            columns=[ACCURACY, example.TEST, example.RELATIVE],
         )
         assert example.over_steps(table)[example.RELATIVE] == pytest.approx(1 / 3)
 
