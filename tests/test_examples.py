@@ -59,7 +59,7 @@ def check_is_plain(path, shape):
     return model
 
 
-@NOT_ON_JAX
+@ON_TENSORFLOW
 def test_robustness(run, tmp_path):
     import robustness
 
@@ -466,6 +466,7 @@ def test_cross_lingual_retrieval(run, tmp_path):
     assert all(1 <= rank <= 500 for rank in asked)
 
 
+@ON_TORCH
 def test_cross_lingual_classification(run, tmp_path):
     import cross_lingual_classification as example
 
