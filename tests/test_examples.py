@@ -20,9 +20,6 @@ import keras_lgg as lgg
 pytestmark = pytest.mark.ci
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="examples run on one backend")
 ON_TORCH = pytest.mark.skipif(BACKEND != "torch", reason="examples run on one backend")
-NOT_ON_JAX = pytest.mark.skipif(
-    BACKEND == "jax", reason="XLA takes minutes to compile all these networks; others run them"
-)
 
 
 @pytest.fixture
