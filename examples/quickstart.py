@@ -35,7 +35,7 @@ import keras
 import networks
 import numpy as np
 from common import BLACK, BLUE, GREEN, PURPLE, VERMILION, cross_entropy, figure
-from dense_networks import BLOCKS, classifier, outputs
+from dense_networks import BLOCKS, classifier
 from networks import STAGES
 from progress import Progress
 from sklearn.datasets import load_digits
@@ -282,12 +282,16 @@ def stitching(run):
                 anchors, encoder=encoder(width), indices=indices
             )
             codes.append(halves(run, layer, ANCHORS, seed))
-        report = relative.stitching_matrix(codes, run.data["test"], "accuracy", absolute=absolute)
+        report = relative.stitching_matrix(
+            codes,
+            run.data["test"],
+            "accuracy",
+            absolute=absolute,
+            translator=relative.Procrustes,
+            anchors=anchors,
+        )
         summary = report.summary()
-        summary["Procrustes"] = {
-            "self": summary["absolute"]["self"],
-            "stitched": translated(absolute, anchors, *run.data["test"]),
-        }
+        summary["Procrustes"] = summary["translated"]
         for variant in ("absolute", "Procrustes", "relative"):
             of = values.setdefault(variant, {"own head": [], "exchanged": []})
             of["own head"].append(100 * summary[variant]["self"])
@@ -308,15 +312,6 @@ def halves(run, first, width, seed):
     head = keras.Sequential([keras.Input((width,)), *layers])
     run.fit(compiled(keras.Sequential([encode, head]), cross_entropy()), seed)
     return encode, head
-
-
-def translated(models, anchors, x, y):
-    """Accuracy of exchanged heads, whose encoders are turned into each other by their anchors."""
-    scores = []
-    for (encode, _), (other, head) in (models, models[::-1]):
-        turn = relative.Procrustes().fit(outputs(encode, anchors), outputs(other, anchors))
-        scores.append(accuracy(head, turn(outputs(encode, x)), y))
-    return np.mean(scores)
 
 
 def run_all(variants, run, trained):

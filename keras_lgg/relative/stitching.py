@@ -223,6 +223,9 @@ def stitching_matrix(
     Reference: Moschella et al., ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
     """
     check_positive_integer("batch_size", batch_size)
+    if translator is not None and (absolute is None or anchors is None):
+        expected = "with it `absolute`, models to translate between, and `anchors`, to fit it on"
+        raise invalid("translator", expected, "it without these")
     x, y = data
     metrics = metric if isinstance(metric, list) else [metric]
     y = np.asarray(y) if any(isinstance(each, str) for each in metrics) else y
@@ -255,9 +258,6 @@ def stitching_matrix(
         matrices(for_all(codes), decoders),
         matrices(for_all([own[..., other_order] for own in codes]), decoders),
     ]
-    if translator is not None and (absolute is None or anchors is None):
-        expected = "with it `absolute`, models to translate between, and `anchors`, to fit it on"
-        raise invalid("translator", expected, "it without these")
     if absolute is not None:
         pairs = _check_models("absolute", absolute)
         each_x = _inputs_of_each(x, y, inputs, len(pairs))
@@ -296,9 +296,7 @@ def _inputs_of_each(x, y, inputs, count):
         return [x] * count
     if x is not None:
         raise invalid("data", "(None, y) where `inputs` has an x for each encoder", "an x, too")
-    if not isinstance(inputs, list | tuple) or len(inputs) != count:
-        received = f"{len(inputs)} of them" if isinstance(inputs, list | tuple) else type(inputs)
-        raise invalid("inputs", f"a list of one x for each of the {count} encoders", received)
+    _check_one_each("inputs", inputs, count)
     named = {f"inputs[{i}]": each for i, each in enumerate(inputs)}
     counts = {name: sample_count(name, each) for name, each in named.items()}
     if len(set(counts.values())) > 1:
@@ -311,14 +309,17 @@ def _inputs_of_each(x, y, inputs, count):
     return list(inputs)
 
 
+def _check_one_each(argument, given, count):
+    if not isinstance(given, list | tuple) or len(given) != count:
+        received = f"{len(given)} of them" if isinstance(given, list | tuple) else type(given)
+        raise invalid(argument, f"a list of one x for each of the {count} encoders", received)
+
+
 def _anchors_of_each(anchors, is_list, count):
     """The anchors of each of so many encoders, as many of them."""
     if not is_list:
         return [anchors] * count
-    if not isinstance(anchors, list | tuple) or len(anchors) != count:
-        expected = f"a list of them for each of the {count} encoders, as there is of `inputs`"
-        received = f"{len(anchors)}" if isinstance(anchors, list | tuple) else type(anchors)
-        raise invalid("anchors", expected, received)
+    _check_one_each("anchors", anchors, count)
     return list(anchors)
 
 
