@@ -10,6 +10,8 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "keras_lgg" / "__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+REPOSITORY = "https://github.com/OWNER/keras_lgg"  # to be set once it is public
+
 
 def description():
     """The README for an index, which has no files beside it: links to files become names."""
@@ -36,7 +38,6 @@ EXTRAS = {
     "graphs": ["scikit-learn>=1.5"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
-    "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2", "bokeh>=3.9"],
 }
 # With what the pages run.
@@ -44,11 +45,12 @@ EXTRAS["docs"] = [
     "sphinx>=9",
     "myst-nb>=1.4",
     "furo>=2025.12",
+    "sphinx-copybutton>=0.5.2",
+    "sphinxcontrib-katex>=0.9.11",
     *(name for e in ("examples", "explorer", "manifolds", "plots", "tuner") for name in EXTRAS[e]),
 ]
 TESTED = (
     "jax",
-    "onnx",
     "datasets",
     "robustness",
     "attacks",
@@ -75,6 +77,8 @@ EXTRAS["test"] = [
     "build>=1.2",
     "setuptools>=77",
     "twine>=6.1",
+    "tf2onnx>=1.17",  # what exported models run on
+    "onnxruntime>=1.20",
     *(name for e in TESTED for name in EXTRAS[e]),
 ]
 
@@ -84,6 +88,7 @@ setup(
     description="Train Keras 3 networks by the geometry of their latent spaces",
     long_description=description(),
     long_description_content_type="text/markdown",
+    project_urls={"Source": REPOSITORY},
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["keras_lgg", "keras_lgg.*"]),

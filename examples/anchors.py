@@ -1,21 +1,22 @@
 """How many anchors, chosen how? What two classifiers agree on, by number and choice of anchors.
 
-Trains two classifiers of different architecture on the same training split, and describes samples
+Trains two classifiers of different architectures on the same training split, and describes samples
 in each by the cosines of their penultimate representations to those of the same anchors. For every
 number of anchors and every way to choose them: how alike are the codes of the two spaces, and does
-a linear classifier that was trained on codes of the first work on codes of the second?
+a linear classifier trained on codes of the first work on codes of the second?
 
     python examples/anchors.py --quick                  # digits, half a minute
     python examples/anchors.py                          # MNIST
     python examples/anchors.py --data cifar10 --epochs 10
 
 Anchors are training samples. Farthest points, k-means and the top n by confidence are chosen by
-the first classifier alone, the best aligned by both. Beside the codes stand the representations
-as they are ("absolute"), of one width in both. Nothing is chosen by what is shown, which is of the
-test split. The method is that of Moschella et al., "Relative representations enable zero-shot
-latent space communication", ICLR 2023. Needs the extras ``examples`` and, for data other than
-digits, ``datasets``. Prints its tables and writes, into --output, the figure and both classifiers
-of the first seed as plain Keras models of pixels in [0, 1].
+the first classifier alone, the best aligned by both. The codes are compared with the unchanged
+representations ("absolute"), which have the same width in both. Nothing is chosen by the results
+shown, which are on the test split. The method is that of Moschella et al., "Relative
+representations enable zero-shot latent space communication", ICLR 2023. Needs the extras
+``examples`` and, for data other than digits, ``datasets``. Prints its tables and writes, into
+--output, the figure and both classifiers of the first seed as plain Keras models of pixels in
+[0, 1].
 """
 
 from typing import NamedTuple
@@ -204,13 +205,13 @@ def draw_legends(axes, handles, labels):
 def parse(argv):
     options = common.parser(__doc__, "anchors", epochs=8, batch_size=128)
     add = options.add_argument
-    add("--samples", type=int, default=20_000, help="of the training split")
+    add("--samples", type=int, default=20_000, help="number of training samples")
     add("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of anchors")
     add("--at", type=int, default=100, help="number of anchors at which to compare normalisations")
-    add("--normalization", choices=NORMALIZATIONS, default="none", help="of all the others")
-    add("--pool", type=int, default=5000, help="of them, for anchors and heads")
+    add("--normalization", choices=NORMALIZATIONS, default="none", help="for all other comparisons")
+    add("--pool", type=int, default=5000, help="samples for anchors and heads")
     add("--few", type=int, default=2000, help="test samples whose neighbours are compared")
-    add("--width", type=int, default=64, help="of the penultimate layers")
+    add("--width", type=int, default=64, help="width of the penultimate layers")
     quick = {"epochs": 6, "counts": [2, 10, 100, 500]}
     return common.arguments(options, argv, quick=quick)
 

@@ -1,7 +1,7 @@
-"""Imported first: what stands in for the libraries while an example only says its options.
+"""Imported first: stand-ins for the libraries while an example only shows its options.
 
-They take ten seconds to load, and ``--help`` needs none of them: it is shown with stand-ins in
-their place, whose attributes, calls and subclasses are stand-ins, too.
+The libraries take ten seconds to load, and ``--help`` needs none of them. Attributes, calls and
+subclasses of stand-ins are stand-ins, too.
 """
 
 import importlib.abc

@@ -1,17 +1,17 @@
 """A balanced weight against a tuned one, in each of the three applications.
 
 * Robustness: smoothness variation on three blocks; the accuracy over five levels of noise.
-* Distillation: graphs of a teacher; the accuracy of a student of an eighth of its width.
+* Distillation: graphs of a teacher; the accuracy of a student an eighth as wide.
 * Embeddings: cross-entropy, with graph smoothness on the embeddings; the accuracy of 10-NN.
 
-For each seed, the tuned weight is the one of a grid that scores best on the validation split, 0
-among them; what it takes is a training for each. A balanced weight takes one training.
+For each seed, the tuned weight is the one that scores best on the validation split, out of a grid
+that includes 0. This takes a training for each weight; a balanced weight takes one training.
 
     python examples/balanced_weights.py --quick
     python examples/balanced_weights.py
 
-All is tested on the test split, once. Prints the tables and writes the figure into --output. Needs
-the extra ``examples`` and, for data other than digits, ``datasets``.
+Everything is tested once on the test split. Prints the tables and writes the figure into --output.
+Needs the extra ``examples`` and, for data other than digits, ``datasets``.
 """
 
 import math
@@ -154,7 +154,7 @@ def parse(argv):
     options = common.parser(__doc__, "balanced_weights", epochs=25, batch_size=100)
     options.set_defaults(data="digits")
     add = options.add_argument
-    add("--samples", type=int, default=10_000, help="of the training split, at most")
+    add("--samples", type=int, default=10_000, help="training samples at most")
     add("--fractions", type=float, nargs="*", default=[0.03, 0.1, 0.3], help="of balanced weights")
     args = common.arguments(options, argv, quick={"epochs": 5, "fractions": [0.1]})
     args.grid = {task: grid[:: 2 if args.quick else 1] for task, grid in GRIDS.items()}
@@ -174,7 +174,7 @@ def explain(args):
         f"the best validation accuracy, for each seed ({grids}). Balanced: with the fraction "
         "behind the name. Robustness is the mean accuracy over noise of standard deviation "
         f"{', '.join(map(str, SIGMAS))}; distillation that of the student; embeddings that of "
-        "10-NN. The weight is that at the end of the training, over the seeds where it is not 0."
+        "10-NN. The weight is that at the end of training, over the seeds where it is not 0."
     )
 
 

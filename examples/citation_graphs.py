@@ -1,16 +1,16 @@
 """Relative representations of the nodes of a graph: stitching GCN and GIN, and a grid of runs.
 
-Stitching: trains GCNs and GINs, two of each a seed, to classify nodes from few labels: relative to
-the same anchors, end to end; absolute; and absolute with a head trained afterwards on relative
-codes. Then puts every head on every encoder. The absolute GCN with its own head is the published
-network, but for its width (--width 16 is that).
+Stitching: trains two GCNs and two GINs per seed to classify nodes from few labels: relative to the
+same anchors, end to end; absolute; and absolute with a head trained afterwards on relative codes.
+Then puts every head on every encoder. The absolute GCN with its own head is the published network,
+except for its width (--width 16).
 
 Grid: trains networks that differ in kind, depth, width, activation, dropout and optimiser, drawn
-from all combinations. Every 10 steps the test nodes are described by the cosines of their
+from all combinations. Every 10 steps, the test nodes are described by the cosines of their
 representations to those of the same anchors; the reference is the best step, on validation, of the
 best run. How closely does the mean cosine of these codes to the reference's follow the accuracy?
-Beside it stand the same from centred representations, linear CKA, and the representations as they
-are, where their widths agree.
+It is compared with the same from centred representations, with linear CKA, and with the unchanged
+representations, if their widths agree.
 
     python examples/citation_graphs.py --quick                              # a minute
     python examples/citation_graphs.py                                      # digits, as a graph
@@ -18,9 +18,9 @@ are, where their widths agree.
 
 What these graphs are, and where the files come from, is in ``graph_data.py``; the networks are in
 ``graph_networks.py``. The protocol is that of Moschella et al., "Relative representations enable
-zero-shot latent space communication", ICLR 2023, section 4.2 and table 2. Every choice is by the
-validation nodes, of a step as of the reference; anchors are of neither validation nor test nodes. A
-seed is one grid. Every step sees all training nodes. Needs the extras ``examples`` and
+zero-shot latent space communication", ICLR 2023, section 4.2 and table 2. Steps and references are
+chosen by the validation nodes; no anchor is a validation or test node. Each seed is one grid. Every
+step sees all training nodes. Needs the extras ``examples`` and
 ``relative``. Prints its tables and writes the figure into --output.
 """
 
@@ -402,12 +402,12 @@ def parse(argv):
     options = common.parser(__doc__, "citation_graphs", epochs=200, batch_size=None)
     options.set_defaults(data="digits", seeds=5)
     add = options.add_argument
-    add("--anchors", type=int, default=300, help="number of them")
-    add("--copies", type=int, default=2, help="networks of each kind that are stitched")
-    add("--width", type=int, default=32, help="of the networks that are stitched")
-    add("--rate", type=float, default=0.01, help="learning rate of the networks that are stitched")
-    add("--runs", type=int, default=48, help="of the grid, drawn from all combinations")
-    add("--widths", type=int, nargs="+", default=[8, 16], help="of the networks of the grid")
+    add("--anchors", type=int, default=300, help="number of anchors")
+    add("--copies", type=int, default=2, help="stitched networks of each kind")
+    add("--width", type=int, default=32, help="width of the stitched networks")
+    add("--rate", type=float, default=0.01, help="learning rate of the stitched networks")
+    add("--runs", type=int, default=48, help="runs of the grid, drawn from all combinations")
+    add("--widths", type=int, nargs="+", default=[8, 16], help="widths of the networks in the grid")
     # The first runs of this seed are of both networks and all trainings.
     quick = {"epochs": 30, "rate": 0.03, "anchors": 100, "copies": 1, "runs": 6, "seed": 53}
     args = common.arguments(options, argv, quick=quick)
@@ -432,11 +432,11 @@ def explain(args):
     return (
         f"{len(graph.labels)} nodes, {len(graph.edges)} edges, {graph.classes} classes; "
         f"{len(graph.train)} training nodes, {len(graph.validation)} for validation, "
-        f"{len(graph.test)} for test; {args.anchors} anchors among those that are in neither of "
-        f"the latter; {args.epochs} steps, each on all training nodes; every {EVERY} steps a look, "
-        f"the best of which, on validation, counts. Stitching: networks of depth 2 and width "
-        f"{args.width}, {args.copies} of each kind a seed, Adam at {args.rate:g}; own heads with "
-        f"the spread over all of them, the others over the seeds. Grid: {args.runs} runs a seed, "
+        f"{len(graph.test)} for test; {args.anchors} anchors among those in neither of "
+        f"the latter; {args.epochs} steps, each on all training nodes; evaluated every {EVERY} "
+        f"steps, of which the best on validation counts. Stitching: networks of depth 2 and width "
+        f"{args.width}, {args.copies} of each kind per seed, Adam at {args.rate:g}; own heads with "
+        f"the spread over all of them, the others over the seeds. Grid: {args.runs} runs per seed, "
         f"of {len(combinations(args))} combinations; the run of the reference is itself left "
         "out. Over the steps: the mean of r over the runs whose best validation accuracy is above "
         f"{100 * LEARNT:g} %. Same network, same activation: as the reference's. Relative: cosines "

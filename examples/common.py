@@ -50,16 +50,16 @@ def parser(doc, name, *, epochs, batch_size):
     add("--epochs", type=int, default=epochs)
     add("--batch-size", type=int, default=batch_size)
     add("--augment", nargs="*", default=[], help="crop, flip")
-    add("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side")
+    add("--jobs", type=int, default=1, metavar="N", help="seeds that run in parallel")
     add("--quick", action="store_true", help="digits, one seed, few epochs: under a minute or two")
-    add("--output", default=name, metavar="FOLDER", help="where the figure and the models go")
+    add("--output", default=name, metavar="FOLDER", help="folder for the figure and the models")
     add("--record", metavar="PATH", help="write table and figure into this Markdown page")
     add("--note", default="", help="a sentence for the record, such as where the data is from")
     return options
 
 
 def run(args, run_seed, tables, draw, explain, *, pictures=(), verdict=None):
-    """What an example does: every seed, then its tables, its figure and, where asked, its record.
+    """What an example does: every seed, then its tables, its figure and, if asked, its record.
 
     Args:
         args: The options.

@@ -1,11 +1,12 @@
 """Does a network's similarity to a good one tell how good it is? Relative codes against CKA.
 
 Trains a grid of small classifiers, which differ in architecture, width, optimiser, learning rate
-and seed, some of them poor. After every epoch, samples are described by the cosines of their
+and seed; some are poor. After every epoch, samples are described by the cosines of their
 penultimate representations to those of the same anchors; the reference is the best epoch of the
 best run. How closely does the mean cosine of these codes to the reference's follow the accuracy,
-over the epochs of a run and over the runs? Beside it stand the same from centred representations,
-linear CKA, which needs no anchors, and the representations as they are, where their widths agree.
+over the epochs of a run and over the runs? It is compared with the same from centred
+representations, with linear CKA, which needs no anchors, and with the unchanged representations, if
+their widths agree.
 
     python examples/compare_spaces.py --quick           # digits, half a minute
     python examples/compare_spaces.py                   # MNIST
@@ -13,8 +14,8 @@ linear CKA, which needs no anchors, and the representations as they are, where t
 
 As in section 4.2 of Moschella et al., "Relative representations enable zero-shot latent space
 communication", ICLR 2023, the reference is chosen on the validation split, and similarity, accuracy
-and their correlation are of the same split: this shows how two measurements go together, and
-estimates no accuracy on new data. The test split is never looked at. A seed is one whole grid.
+and their correlation are measured on the same split: this shows how two measurements go together,
+and does not estimate accuracy on new data. The test split is never used. Each seed is a whole grid.
 Needs the extras ``examples`` and, for data other than digits, ``datasets``. Prints its tables and
 writes the figure into --output.
 """
@@ -317,10 +318,10 @@ def parse(argv):
     add = options.add_argument
     usual = ["MLP", "tanh MLP", "CNN"]
     add("--networks", nargs="+", choices=NETWORKS, default=usual)
-    add("--samples", type=int, default=10_000, help="of the training split")
-    add("--anchors", type=int, default=300, help="number of them")
+    add("--samples", type=int, default=10_000, help="number of training samples")
+    add("--anchors", type=int, default=300, help="number of anchors")
     add("--few", type=int, default=1000, help="samples of the validation split to compare")
-    add("--widths", type=int, nargs="+", default=[16, 64], help="of the penultimate layer")
+    add("--widths", type=int, nargs="+", default=[16, 64], help="widths of the penultimate layer")
     quick = {"epochs": 8, "widths": [32]}
     args = common.arguments(options, argv, quick=quick)
     args.subject += args.networks if args.networks != usual else []
@@ -361,7 +362,7 @@ def tables(args, frame):
 
 def explain(args):
     return (
-        f"{len(grid(args))} runs a seed, {args.epochs} epochs, batches of {args.batch_size}, at "
+        f"{len(grid(args))} runs per seed, {args.epochs} epochs, batches of {args.batch_size}, at "
         f"most {args.samples} training images; {args.anchors} anchors, at most {args.few} samples "
         "of the validation split, on which the reference is chosen, too: the best epoch of the "
         "best run, which is itself left out. Over the epochs: the mean of r over the runs whose "

@@ -1,26 +1,25 @@
 """Does a classifier of questions in one language work in another, with an encoder it never saw?
 
 Trains encoders of different architectures for each language, each on texts of that language alone,
-and freezes them. TF-IDF sees no labels; the networks learn the coarse classes of their own texts,
-and others the fine ones. Then a linear head is trained on what each encoder makes of the training
-texts, described by its similarities to the same anchors, a list of texts that are known in both
-languages. Every head is then put on every encoder, with nothing trained in between.
+and freezes them. TF-IDF sees no labels; the networks learn the coarse classes of their texts, and
+other networks the fine ones. Then a linear head is trained on each encoder's codes of the training
+texts: similarities to the same anchors, a list of texts that are known in both languages. Every
+head is then put on every encoder, without further training.
 
     python examples/cross_lingual_classification.py --quick
     python examples/cross_lingual_classification.py                    # halves of documentation
     python examples/cross_lingual_classification.py --data trec --data-dir FOLDER
     python examples/cross_lingual_classification.py --select ...       # how the decay is chosen
 
-What these texts are, and where a user gets them, is in ``text_data.py``; the encoders are in
-``text_classifiers.py``. Both languages train on translations of the same texts, but nothing tells
-an encoder which belong together: only its anchors do. Controls: the anchors of one encoder in
-another order, and absolute spaces, all of one width; beside them, absolute spaces that a rotation
-fitted on the anchors translates (Procrustes). The decay of the heads is chosen with --select, by
-what they make of the other language in a tenth of the training texts that is held out, as the
-epochs and rates of the networks were. The table is that of Moschella et al., "Relative
-representations enable zero-shot latent space communication", ICLR 2023, section 5. Prints its
-tables, and writes the accuracy matrices into --output as heat maps. Needs the extras ``examples``
-and ``text``.
+What these texts are, and where to get them, is in ``text_data.py``; the encoders are in
+``text_classifiers.py``. Both languages train on translations of the same texts, but only the
+anchors tell an encoder which texts belong together. Controls: the anchors of one encoder in another
+order, and absolute spaces, all of the same width; also, absolute spaces translated by a rotation
+fitted on the anchors (Procrustes). --select chooses the decay of the heads by their scores in the
+other language on a held-out tenth of the training texts, as the epochs and rates of the networks
+were chosen. The table is that of Moschella et al., "Relative representations enable zero-shot
+latent space communication", ICLR 2023, section 5. Prints its tables, and writes the accuracy
+matrices into --output as heat maps. Needs the extras ``examples`` and ``text``.
 """
 
 import common
@@ -135,7 +134,7 @@ def by_decay(args, spaces, labels, level, seed):
 def conclude(frame):
     """The decay of the best mean over both levels."""
     best = frame[frame["metric"].str.endswith(OTHER)].groupby("variant")["value"].mean().idxmax()
-    return f"Chosen, by what heads make of the other language: {best}."
+    return f"Chosen by the heads' accuracy in the other language: {best}."
 
 
 def held_out(texts, classes, seed):
@@ -264,9 +263,9 @@ def parse(argv):
     options.set_defaults(data="halves")
     add = options.add_argument
     add("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
-    add("--anchors", type=int, nargs="+", default=[300, 768], help="numbers of them")
-    add("--width", type=int, default=300, help="of the representations")
-    add("--decay", type=float, default=3e3, help="of the heads, as --select chose")
+    add("--anchors", type=int, nargs="+", default=[300, 768], help="numbers of anchors")
+    add("--width", type=int, default=300, help="width of the representations")
+    add("--decay", type=float, default=3e3, help="decay of the heads, chosen by --select")
     add("--select", action="store_true", help="compare decays on held-out training texts instead")
     quick = {"encoders": ["TF-IDF", "CNN"], "anchors": [300], "width": 100}
     args = common.arguments(options, argv, quick=quick, small="halves")

@@ -1,23 +1,23 @@
 """Does a text in one language find its translation, with encoders that never saw a common text?
 
-Trains an encoder for each language on texts of that language alone; no text of one is the
-translation of one of another. Then each text of the test split is described by its similarities to
-the same anchors, a list of texts that are known in all languages, and looks for its own
-counterpart among those of another language.
+Trains an encoder for each language on texts of that language alone; no text of one language is a
+translation of another's. Then each text of the test split is described by its similarities to the
+same anchors, a list of texts that are known in all languages, and looks for its counterpart among
+those of another language.
 
     python examples/cross_lingual_retrieval.py --quick
     python examples/cross_lingual_retrieval.py                     # halves of documentation
     python examples/cross_lingual_retrieval.py --data multi30k --data-dir FOLDER --anchors 1000
     python examples/cross_lingual_retrieval.py --data multi30k --encoders TF-IDF transformer
 
-What these texts are, and where a user gets them, is in ``text_data.py``; the encoders are in
-``text_encoders.py``. Beside relative codes, plain and centred, stand the controls (the anchors of
-one language in another order; the spaces as they are) and translators, fitted on the same anchors.
-The idea is that of Moschella et al., ICLR 2023, section 5. What the transformer learns was chosen
-from four tasks by what they found of the test captions, by far; nothing else was chosen by these
-results. With --validate, the captions to find are those of the validation split. Prints its tables
-and ten queries, and writes the figure into --output. A record has no caption, since they have no
-licence to pass them on, but their lines in the files. Needs the extras ``examples`` and ``text``.
+What these texts are, and where to get them, is in ``text_data.py``; the encoders are in
+``text_encoders.py``. Relative codes, plain and centred, are compared with controls (the anchors of
+one language in another order; the spaces as they are) and with translators fitted on the same
+anchors. The idea is that of Moschella et al., ICLR 2023, section 5. The transformer's training task
+was chosen among four by their recall on the test captions, and won by far; nothing else was chosen
+by these results. With --validate, the captions to find are those of the validation split. Prints
+its tables and ten queries, and writes the figure into --output. A record shows no captions, since
+their licence does not allow it, but their line numbers. Needs the extras ``examples`` and ``text``.
 """
 
 import itertools
@@ -219,12 +219,12 @@ def parse(argv):
     options = common.parser(__doc__, "cross_lingual_retrieval", epochs=20, batch_size=64)
     options.set_defaults(data="halves")
     add = options.add_argument
-    add("--languages", nargs="+", help="at least two; all of the data")
+    add("--languages", nargs="+", help="at least two; by default all")
     add("--encoders", nargs="+", choices=ENCODERS, default=["TF-IDF"])
     add("--anchors", type=int, default=500, help="texts that are known in all languages")
     add("--curve", type=int, nargs="*", default=[10, 30, 100, 300, 1000], help="numbers of anchors")
-    add("--width", type=int, default=300, help="of the representations by TF-IDF")
-    add("--vocabulary", type=int, default=6000, help="of the word pieces of the transformer")
+    add("--width", type=int, default=300, help="width of the TF-IDF representations")
+    add("--vocabulary", type=int, default=6000, help="number of word pieces of the transformer")
     add("--validate", action="store_true", help="find captions of the validation split")
     args = common.arguments(options, argv, quick={"curve": [30, 100, 500]}, small="halves")
     if args.validate:
@@ -246,8 +246,8 @@ def main(argv=None):
 
 def explain(args):
     return (
-        f"An encoder for each language ({', '.join(args.languages)}), trained on texts of its own: "
-        f"no two languages share one; TF-IDF gives {args.width} numbers a text, a transformer "
+        f"An encoder for each language ({', '.join(args.languages)}), trained on its own texts: "
+        f"no two languages share one; TF-IDF gives {args.width} numbers per text, a transformer "
         f"{WIDTH}. {args.anchors} anchors. R@k: the share of the test texts whose counterpart in "
         "the other language is among the k nearest. Translators are fitted on the anchors. The "
         "control has the centred codes of one language with its anchors in another order. The "

@@ -3,15 +3,15 @@
     python examples/data_parallel.py                 # all GPUs of this machine, or its CPU
     python examples/data_parallel.py --devices 4     # its CPU as four devices
 
-The devices may belong to several processes, of one machine or of many. Each is started by itself
-and told which it is and the addresses of all:
+The devices may belong to several processes, on one machine or on many. Start each process by
+itself, with its own index and the addresses of all:
 
     python examples/data_parallel.py --addresses 127.0.0.1:9000 127.0.0.1:9001 --process 0 &
     python examples/data_parallel.py --addresses 127.0.0.1:9000 127.0.0.1:9001 --process 1
 
-A batch is split over the devices, and the latent geometry graph spans all of it, so that the
-weights come out as on one device, to rounding: the last line shows their norm. Nothing but the
-extra ``datasets`` is needed for the default data, `--data digits`; 20 epochs take a few seconds.
+A batch is split over the devices, and the latent geometry graph spans all of it, so the weights are
+those of one device, up to rounding: the last line shows their norm. The default data, `--data
+digits`, need only the extra ``datasets``; 20 epochs take a few seconds.
 """
 
 # ruff: noqa: E402 (the devices are made before a backend starts)
@@ -29,12 +29,12 @@ def options():
     add = parser.add_argument
     add("--data", default="digits", help="digits, or a name of TensorFlow Datasets")
     add("--data-dir", help="folder of TensorFlow Datasets (by default TFDS_DATA_DIR)")
-    add("--devices", type=int, metavar="N", help="devices to make of the CPU")
-    add("--addresses", nargs="+", metavar="HOST:PORT", default=[], help="of all processes")
-    add("--process", type=int, default=0, metavar="I", help="which of them this one is")
+    add("--devices", type=int, metavar="N", help="split the CPU into so many devices")
+    add("--addresses", nargs="+", metavar="HOST:PORT", default=[], help="one per process")
+    add("--process", type=int, default=0, metavar="I", help="index of this process")
     add("--seed", type=int, default=0)
     add("--epochs", type=int, default=20)
-    add("--batch-size", type=int, default=128, help="of all devices together")
+    add("--batch-size", type=int, default=128, help="samples on all devices together")
     add("--quick", action="store_true", help="2 epochs")
     args = parser.parse_args()
     args.processes = len(args.addresses) or 1

@@ -1,9 +1,9 @@
-"""Does a penalty that is given no weight train well? Each loss, on four tasks.
+"""Does a penalty without a weight train well? Each loss, on four tasks.
 
-Every loss stands beside the same loss with the weights of a search, which are multiples of its
-default: 0, and one a decade from a hundredth to a hundredfold. What the search finds is the
-weight of the best score on the validation split, for each task, batch size and seed; it and the
-default are compared on the test split.
+Every loss is compared with the same loss under a search, which tries multiples of its default
+weight: 0, and one per decade from a hundredth to a hundredfold. The search takes the weight of the
+best score on the validation split, for each task, batch size and seed; this weight and the default
+are compared on the test split.
 
     python examples/default_weights.py --quick                          # digits, batches of 128
     python examples/default_weights.py --tasks digits mnist regression
@@ -12,7 +12,7 @@ default are compared on the test split.
 The tasks: digits of scikit-learn, MNIST (6,000 images of it), the coarse classes of TREC by TF-IDF,
 and Friedman's regression. The networks are dense and train for a fixed number of steps. Prints the
 tables and writes the figure into --output. Needs the extra ``examples``, for MNIST ``datasets`` and
-for TREC ``text``; what TREC is, and where a user gets it, is in ``text_data.py``.
+for TREC ``text``; what TREC is, and where to get it, is in ``text_data.py``.
 """
 
 import types
@@ -274,7 +274,7 @@ def parse(argv):
     add("--batches", type=int, nargs="+", default=[32, 128, 512])
     add("--multiples", type=float, nargs="+", default=MULTIPLES)
     add("--steps", type=int, default=400)
-    add("--text-dir", help="folder that holds the folder trec")
+    add("--text-dir", help="folder that contains the folder trec")
     quick = {
         "tasks": ["digits"],
         "batches": [128],

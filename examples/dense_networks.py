@@ -1,4 +1,4 @@
-"""What the examples share that try weights on dense networks: data, networks, scores."""
+"""What the examples that try weights on dense networks share: data, networks, scores."""
 
 import warnings
 

@@ -1,8 +1,8 @@
 """Does a student learn from its teacher's geometry? Alone, logits, RKD-D, GKD, GKD + logits.
 
 Trains a teacher, then smaller students that start from the same weights and see the same batches:
-alone, or distilled at three taps. Two WideResNets, unless other networks are asked for; graphs need
-no two layers of one shape.
+alone, or distilled at three taps. Teacher and student are WideResNets unless you choose others; as
+graphs are compared, the layers may differ in shape.
 
     python examples/distillation.py --quick             # digits, about a minute
     python examples/distillation.py                     # MNIST
@@ -10,8 +10,8 @@ no two layers of one shape.
     python examples/distillation.py --teacher vision_transformer --student small_cnn --pooled
     python examples/distillation.py --select ...        # how the weights are chosen
 
-The weights of the penalties are chosen on the validation split, by --select; the table is of the
-test split. Needs the extras ``examples`` and, for data other than digits, ``datasets``. Prints one
+--select chooses the weights of the penalties on the validation split; the table is of the test
+split. Needs the extras ``examples`` and, for data other than digits, ``datasets``. Prints one
 table and writes, into --output, the figure and each network of the first seed as a plain Keras
 model of pixels in [0, 1].
 """
@@ -43,7 +43,8 @@ NETWORKS = {
 # of ten students, tested on the JPEG copy of CIFAR-10 that they were not trained on.
 PUBLISHED = {TEACHER: "18.0", "RKD-D": "20.6 (19.4 to 21.2)", "GKD": "20.0 (19.2 to 21.1)"}
 PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0, POOLED: 25.0}
-# By set, teacher and student: the weights that --select prints; recorded in docs/results.md.
+# By set, teacher and student: the weights that --select prints, recorded in
+# docs/results/records/distillation.md.
 CHOSEN = {
     ("mnist", "wide_resnet", "wide_resnet"): {"logits": 2.0, "RKD-D": 5.0, "GKD": 25.0},
     ("mnist", "vision_transformer", "small_cnn"): {
@@ -142,7 +143,7 @@ def run_seed(args, seed):
 def conclude(frame):
     """Of each kind of penalty, the weight of the smallest error."""
     best = common.best_of_kinds(frame, "error (%)", GRID, least=True)
-    return f"Chosen, by the smallest mean error: {best}."
+    return f"Chosen by the smallest mean error: {best}."
 
 
 def draw(args, frame):
@@ -155,14 +156,14 @@ def parse(argv):
     add = options.add_argument
     add("--teacher", choices=NETWORKS, default="wide_resnet")
     add("--student", choices=NETWORKS, default="wide_resnet")
-    add("--depth", type=int, default=10, help="of WideResNets, 6 n + 4; 28 in the paper")
+    add("--depth", type=int, default=10, help="of WideResNets: 6 n + 4; 28 in the paper")
     add("--teacher-width", type=float, help="by default 1, 32 or 64, by network")
     add("--student-width", type=float, help="by default 0.5, 4 or 16, by network")
     add("--pooled", action="store_true", help="distil means over all positions, too")
-    add("--k", type=int, help="neighbours of the graphs; by default all")
-    add("--power", type=int, default=1, help="of the graphs")
+    add("--k", type=int, help="nearest neighbours in the graphs; by default all")
+    add("--power", type=int, default=1, help="power of the graphs")
     add("--pairs", choices=["all", "intra", "inter"], default="all")
-    add("--temperature", type=float, default=4.0, help="of the logits")
+    add("--temperature", type=float, default=4.0, help="temperature of the logits")
     add("--select", action="store_true", help="compare weights on the validation split instead")
     args = common.arguments(options, argv, quick={"epochs": 6})
     own = args.teacher, args.student
@@ -210,8 +211,7 @@ def explain(args):
     )
     if args.pooled:
         text += (
-            " GKD compares samples by what stands at each of their positions, pooled GKD by the "
-            "mean over all positions."
+            " GKD compares samples position by position, pooled GKD by the mean over all positions."
         )
     if is_published(args):
         text += (

@@ -1,9 +1,8 @@
 """Embeddings by their graph: cross-entropy, graph smoothness, a target graph with a hierarchy.
 
 Trains the same network three ways, classifies its embeddings by 1-NN, 10-NN and a linear SVM, and
-lets the test images look for those of their class among one another.
-The target graph asks for similarity 1 within a class, a part of it within a super-class, and 0
-otherwise.
+retrieves images of the same class within the test split. The target graph asks for similarity 1
+within a class, less within a super-class, and 0 otherwise.
 
     python examples/embeddings.py --quick               # digits, half a minute
     python examples/embeddings.py                       # MNIST
@@ -11,7 +10,7 @@ otherwise.
     python examples/embeddings.py --network vision_transformer
     python examples/embeddings.py --select ...          # how the settings are chosen
 
-The settings are chosen on the validation split, by --select; the table is of the test split. Needs
+--select chooses the settings on the validation split; the table is of the test split. Needs
 the extras ``examples`` and, for data other than digits, ``datasets``. Prints one table and writes,
 into --output, the figure and each embedder of the first seed as a plain Keras model of pixels in
 [0, 1].
@@ -47,7 +46,7 @@ HIERARCHIES = {
 CLASS_NAMES = {
     "cifar10": ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 }
-# By --select: see docs/results.md.
+# By --select: see docs/results/records/embeddings.md.
 CHOSEN = {
     ("mnist", "small_cnn"): 0.3,
     ("mnist", "vision_transformer"): 0.03,
@@ -157,7 +156,7 @@ def conclude(frame):
     """The alpha of the smallest mean error of all classifiers."""
     rows = frame[frame["variant"].str.startswith(SMOOTHNESS)]
     best = rows.groupby("variant", sort=False)["value"].mean().idxmin()
-    return f"Chosen, by the smallest mean of the four errors: {best}."
+    return f"Chosen by the smallest mean of the four errors: {best}."
 
 
 def draw(args, frame):
@@ -187,8 +186,8 @@ def parse(argv):
     options = common.parser(__doc__, "embeddings", epochs=5, batch_size=100)
     add = options.add_argument
     add("--network", choices=list(NETWORKS), default="small_cnn")
-    add("--width", type=int, default=16, help="of the embedding")
-    add("--alpha", type=float, help="of graph smoothness; by default the one chosen, or 1")
+    add("--width", type=int, default=16, help="width of the embedding")
+    add("--alpha", type=float, help="of graph smoothness; by default the chosen one, or 1")
     add("--select", action="store_true", help="compare alphas on the validation split instead")
     args = common.arguments(options, argv, quick={"epochs": 10})
     args.alpha = args.alpha or CHOSEN.get((args.data, args.network), 1.0)
@@ -224,9 +223,9 @@ def explain(args):
     text = (
         f"{args.network}, embeddings of width {args.width}, {args.epochs} epochs, batches of "
         f"{args.batch_size}, alpha {args.alpha:g}. Cross-entropy trains a linear layer on top of "
-        "the same embeddings. Recall@1: the share of test images of which the nearest other one is "
-        "of their class; MAP@R counts the nearest R, as many as there are of the class, and the "
-        "earlier the more. The figure shows the first seed."
+        "the same embeddings. Recall@1: the share of test images whose nearest other one is of "
+        "their class. MAP@R counts the R nearest, as many as there are of the class, and weighs "
+        "early ones more. The figure shows the first seed."
     )
     if args.data in HIERARCHIES:
         text += f" Super-classes: {HIERARCHIES[args.data]}."

@@ -1,21 +1,21 @@
-"""Graphs of the examples: nodes with words, edges, classes, and which nodes are for what.
+"""Graphs of the examples: nodes with words, edges and classes, and their split.
 
-    digits      comes with scikit-learn, and is no citation graph: the nodes are the 1,797 scanned
-                digits, the words of a node are its dark pixels, and its edges lead to the 4
-                nearest digits by grey levels. Words and edges are so of one source.
+    digits      comes with scikit-learn, and is not a citation graph: the nodes are the 1,797
+                scanned digits, the words of a node are its dark pixels, and its edges lead to the
+                4 nearest digits by grey levels. So words and edges have the same source.
     cora, citeseer
                 papers that cite one another (Sen et al., "Collective classification in network
                 data", 2008), in the split of Yang et al., "Revisiting semi-supervised learning with
                 graph embeddings", 2016, as at https://github.com/kimiyoung/planetoid
 
 The latter are read from ``cora.npz`` and ``citeseer.npz`` in the folder ``--data-dir``, or
-``TFDS_DATA_DIR``. Each file has these arrays, in the words of NumPy:
+``TFDS_DATA_DIR``. Each file has these NumPy arrays:
 
     feature_rows, feature_columns, feature_values
-                the numbers of the matrix of words that are not 0: node, word, value
+                the entries of the matrix of words that are not 0: node, word, value
     shape       (nodes, words)
-    edges       (m, 2): nodes, from 0; each edge once, its direction does not count
-    labels      (nodes,): integers from 0, or -1 where the class is not known
+    edges       (m, 2): nodes, from 0; each edge once, in either direction
+    labels      (nodes,): integers from 0, or -1 if the class is unknown
     train, validation, test
                 the nodes of each part of the split
 

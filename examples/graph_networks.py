@@ -4,9 +4,9 @@
             ICLR 2017
     gin     Xu et al., "How powerful are graph neural networks?", ICLR 2019
 
-Both are encoders that take the numbers of nodes, ``(n,)``, and give representations ``(n, width)``.
-The graph is part of them, and each call computes all of it, whichever nodes are asked for. So they
-are models like others, to which batches, anchors and heads are what they are to networks on images.
+Both are encoders from node numbers ``(n,)`` to representations ``(n, width)``. The graph is part of
+them, and each call computes all of it, whichever nodes are asked for. So batches, anchors and heads
+work as with networks on images.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""What becomes of an autoencoder's latents as its input is disturbed?
+"""What happens to an autoencoder's latents as its input is disturbed?
 
 Trains a convolutional, a denoising and a variational autoencoder, and follows the latents of test
 images under growing noise: the ranks of their covariances (strata), the subspaces that they span,
@@ -7,13 +7,13 @@ and what the decoder makes of them.
     python examples/latent_manifolds.py --quick           # digits, enlarged to 28 x 28
     python examples/latent_manifolds.py                   # MNIST
     python examples/latent_manifolds.py --data cifar10 --samples 15000
-    python examples/latent_manifolds.py --beta 0.01       # of the variational one
+    python examples/latent_manifolds.py --beta 0.01       # beta of the VAE
 
 Prints the report of the first seed, with its controls and caveats, and one table over the seeds;
 writes the figures, the report (Markdown and JSON) and the models of the first seed into --output.
 Networks and protocol are those of Shrivastava, Rameshan, Agnihotri, arXiv 2412.04755, as this
-project reads them. Needs the extras ``examples``, ``manifolds``, ``plots`` and, for data other
-than digits, ``datasets``.
+project reads them. Needs the extras ``examples``, ``manifolds``, ``plots`` and, for data other than
+digits, ``datasets``.
 """
 
 import pathlib
@@ -188,8 +188,8 @@ def curve(frame, name, kind):
 def parse(argv):
     options = common.parser(__doc__, "latent_manifolds", epochs=6, batch_size=128)
     add = options.add_argument
-    add("--samples", type=int, default=20_000, help="of the training split")
-    add("--images", type=int, default=200, help="of the test split")
+    add("--samples", type=int, default=20_000, help="number of training samples")
+    add("--images", type=int, default=200, help="number of test images")
     add("--beta", type=float, default=1.0, help="of the variational autoencoder")
     quick = {"batch_size": 64, "images": 60}
     return common.arguments(options, argv, quick=quick)
@@ -206,8 +206,8 @@ def explain(args):
     return (
         f"{args.samples} training images at most, {args.epochs} epochs, batches of "
         f"{args.batch_size}, Adam at 1e-3; beta {args.beta:g}. {args.images} test images, the "
-        "same noise for all. A VAE without a further word is sampled with one noise at all levels; "
-        '"mean" takes its mean code, "fresh noise" draws anew at each level, "untrained" is the '
+        'same noise for all. "VAE" alone is sampled with the same noise at all levels; '
+        '"mean" takes its mean code, "fresh noise" draws again at each level, "untrained" is the '
         "encoder before training. Columns of numbers are standard deviations of the noise; PSNR "
         "is in dB against the clean image, angles in degrees are means over the principal angles, "
         'and "halves" is the angle between halves of the clean latents. The first figure is over '

@@ -1,4 +1,4 @@
-"""How far an example is: one line on a terminal, and in a log one for each training."""
+"""Progress of an example: one line on a terminal; in a log, one line for each training."""
 
 import sys
 import time

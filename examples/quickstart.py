@@ -3,8 +3,8 @@
 * Robustness: a small CNN on digits at random places of a larger image, plain and with smooth
   geometry, clean and under Gaussian noise.
 * Distillation: a narrow student alone, with its teacher's logits, with RKD-D, and with GKD.
-* Embeddings: two numbers a digit, by cross-entropy, graph smoothness, or principal components, and
-  the pixels themselves. 10-NN, under noise too, and the mean average precision.
+* Embeddings: two numbers per digit, by cross-entropy, graph smoothness or principal components, and
+  the pixels themselves. 10-NN, also under noise, and the mean average precision.
 * Stitching: the encoder of one network with the head of another, as they are, by Procrustes, and in
   relative representations.
 
@@ -12,14 +12,14 @@
     python examples/quickstart.py --quick    # 1 seed, half the epochs, under a minute
     python examples/quickstart.py --select   # how the settings were chosen, about 8 minutes
 
-RKD-D and GKD have their default weights. Those of smooth geometry and of the logits, and the alpha
-of graph smoothness, were chosen on the validation split. The tasks were chosen so that the method
-has something to win: dense networks on centred digits gain next to nothing under noise, nor does
-this CNN by Adam; a student half as wide again learns as much from logits; in 16 numbers,
-cross-entropy embeds as well.
+RKD-D and GKD have their default weights. The weights of smooth geometry and of the logits, and the
+alpha of graph smoothness, were chosen on the validation split. The tasks were chosen so that the
+method has something to gain: dense networks on centred digits gain almost nothing under noise, nor
+does this CNN with Adam; a student half as wide again learns as much from logits; in 16 numbers,
+cross-entropy is as good.
 
-Nothing is downloaded. It needs the extra ``examples``. It prints the tables of the test split and
-what they say, draws them into a figure, and writes a page that looks into two networks. All
+Nothing is downloaded. It needs the extra ``examples``. It prints the tables of the test split and a
+verdict, draws them into a figure, and writes a page that looks into two networks. All
 variants of a seed start from the same weights and see the same batches in the same order.
 """
 
@@ -385,7 +385,7 @@ def parse(argv):
     add(
         "--select",
         action="store_true",
-        help="try a grid of settings on the validation split, over seeds of its own, and print "
+        help="try a grid of settings on the validation split, over separate seeds, and print "
         "the table that the settings of this script come from; about 8 minutes",
     )
     return parser.parse_args(argv)

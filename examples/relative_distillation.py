@@ -1,17 +1,17 @@
-"""Does it help a student to learn in its teacher's relative space?
+"""Does a student gain by learning in its teacher's relative space?
 
-A small CNN reads digits through relative codes, and narrow students share its anchors. Their codes
-have the teacher's width whatever their own, so they can be compared entry by entry (the cosine of
-the codes of each sample), as a graph (GKD on the codes), or not at all. Students with absolute
-latents, alone and with GKD, stand beside them.
+A small CNN reads digits through relative codes, and narrow students share its anchors. Codes are as
+wide for students as for the teacher, so they can be compared entry by entry (the cosine of the
+codes of each sample), as a graph (GKD on the codes), or not at all. For comparison, there are
+students with absolute latents, alone and with GKD.
 
     python examples/relative_distillation.py --quick            # digits, under a minute
     python examples/relative_distillation.py                    # MNIST
     python examples/relative_distillation.py --select ...       # how the weights are chosen
 
-"With the teacher's head" puts the head of the teacher on the student's codes, with no training: it
-shows whether the student really is in the teacher's space. Weights are chosen on the validation
-split, by --select; the table is of the test split. Needs the extras ``examples``, ``relative`` and,
+"With the teacher's head" puts the head of the teacher on the student's codes, without training: it
+shows whether the student really is in the teacher's space. --select chooses the weights on the
+validation split; the table is of the test split. Needs the extras ``examples``, ``relative`` and,
 for data other than digits, ``datasets``.
 """
 
@@ -27,7 +27,7 @@ ALONE, GKD, CODES = "alone", "GKD", "cosine of codes"
 SPACES = ("relative", "absolute")
 VARIANTS = [("relative", ALONE), ("relative", CODES), ("relative", GKD), ("absolute", ALONE)]
 VARIANTS.append(("absolute", GKD))
-# By --select, on validation: see docs/results.md.
+# By --select, on validation: see docs/results/records/stitching.md.
 CHOSEN = {
     ("mnist", "relative", CODES): 100.0,
     ("mnist", "relative", GKD): 25.0,
@@ -129,7 +129,7 @@ def conclude(frame):
     """Of each kind of penalty in each space, the weight of the smallest error."""
     kinds = sorted(f"{space}, {kind}" for space, kind in VARIANTS if kind != ALONE)
     best = common.best_of_kinds(frame, OWN, kinds, least=True)
-    return f"Chosen, by the smallest mean error: {best}."
+    return f"Chosen by the smallest mean error: {best}."
 
 
 def draw(args, frame):
@@ -150,7 +150,7 @@ def draw(args, frame):
 def parse(argv):
     options = common.parser(__doc__, "relative_distillation", epochs=5, batch_size=128)
     add = options.add_argument
-    add("--samples", type=int, default=10_000, help="of the training split")
+    add("--samples", type=int, default=10_000, help="number of training samples")
     add("--anchors", type=int, default=100)
     add("--latents", type=int, default=32, help="width of the latents")
     add("--teacher-width", type=int, default=16)

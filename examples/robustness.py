@@ -8,8 +8,8 @@ weights, FGSM, PGD and the 15 common corruptions.
     python examples/robustness.py --data cifar10 --network preact_resnet18 --epochs 100
     python examples/robustness.py --select ...          # how the penalty's weight is chosen
 
-The weight of the penalty is chosen on the validation split, by --select; the table is of the test
-split. Needs the extras ``examples`` and ``robustness`` and, for data other than digits,
+--select chooses the weight of the penalty on the validation split; the table is of the test split.
+Needs the extras ``examples`` and ``robustness`` and, for data other than digits,
 ``datasets``. Prints one table and writes, into --output, the figure and each network of the first
 seed as a plain Keras model of pixels in [0, 1].
 """
@@ -64,7 +64,7 @@ PUBLISHED = {
     "quantized weights, 5 bits": ("24.5", "49.7", "41.9", "28.5"),
 }
 PUBLISHED_WEIGHT = 1e-4
-# By --select, recorded in docs/results.md, but for digits, where no weight helped.
+# By --select, recorded in docs/results/records/robustness.md; on digits no weight helped.
 CHOSEN = {
     ("digits", "small_cnn"): 1e-6,
     ("mnist", "small_cnn"): 3e-5,
@@ -225,7 +225,7 @@ def select_seed(args, seed):
 def conclude(frame):
     """The rule by which a weight is chosen, and what it gives."""
     return (
-        "Chosen, by the best mean over noise and dropped units at a cost of at most one point of "
+        "Chosen by the best mean over noise and dropped units at a cost of at most one point of "
         f"clean accuracy: {common.most_robust(frame)}."
     )
 
@@ -263,13 +263,13 @@ def parse(argv):
     add("--network", choices=list(NETWORKS), default="small_cnn")
     add("--width", type=int, help="channels of the first block; by default those of the paper")
     add("--taps", nargs="*", help="layers of the penalty; by default as in the paper")
-    add("--weight", type=float, help="of the penalty; by default the one chosen, or published")
-    add("--power", type=int, default=2, help="of the Laplacian")
+    add("--weight", type=float, help="of the penalty; by default the chosen or published one")
+    add("--power", type=int, default=2, help="power of the Laplacian")
     add("--few", type=int, default=1000, help="test images for attacks and corruptions")
     add(
         "--ready-made",
         choices=["cifar10_corrupted", "mnist_corrupted"],
-        help="test on this set of TensorFlow Datasets, too; it must be there",
+        help="test on this set of TensorFlow Datasets, too; it must be present",
     )
     add("--select", type=float, nargs="*", metavar="WEIGHT", help=SELECT)
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})

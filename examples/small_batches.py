@@ -1,20 +1,20 @@
-"""Does a memory of past batches help where batches are small?
+"""Does a memory of past batches help if batches are small?
 
-Three applications at batches of 16 and 32, where a batch of its own holds few pairs of a class:
+Three applications with batches of 16 and 32, which by themselves hold few pairs of a class:
 
 * Embeddings, by graph smoothness alone; the accuracy of 10-NN.
 * Distillation, by relational distances beside cross-entropy; the accuracy of the student.
 * Robustness, by relative smoothness variation; the accuracy over five levels of noise.
 
-Each without a memory and with `CrossBatch` memories of several sizes, the largest of which holds
-about as much as an epoch of digits. Weights, where there are two losses, are chosen for each seed,
-batch and memory by the validation split, out of one grid.
+Each runs without a memory and with `CrossBatch` memories of several sizes; the largest holds about
+an epoch of digits. If there are two losses, the weight is chosen from one grid on the validation
+split, for each seed, batch and memory.
 
     python examples/small_batches.py --quick
     python examples/small_batches.py
 
-All is tested on the test split, once. Prints the tables and writes the figure into --output. Needs
-the extra ``examples`` and, for data other than digits, ``datasets``.
+Everything is tested once on the test split. Prints the tables and writes the figure into --output.
+Needs the extra ``examples`` and, for data other than digits, ``datasets``.
 """
 
 import common
@@ -153,9 +153,9 @@ def parse(argv):
     options = common.parser(__doc__, "small_batches", epochs=20, batch_size=100)
     options.set_defaults(data="digits")
     add = options.add_argument
-    add("--samples", type=int, default=10_000, help="of the training split, at most")
-    add("--batches", type=int, nargs="+", default=BATCHES, help="samples of a batch")
-    add("--sizes", type=int, nargs="+", default=[0, 64, 256, 1024], help="of memories")
+    add("--samples", type=int, default=10_000, help="training samples at most")
+    add("--batches", type=int, nargs="+", default=BATCHES, help="samples per batch")
+    add("--sizes", type=int, nargs="+", default=[0, 64, 256, 1024], help="samples in a memory")
     quick = {"samples": 600, "epochs": 4, "batches": [16], "sizes": [0, 64]}
     args = common.arguments(options, argv, quick=quick)
     args.grids = {task: grid[-1:] if args.quick else grid for task, grid in GRIDS.items()}

@@ -1,15 +1,15 @@
 """Do geometry penalties smooth the latent manifold of an autoencoder?
 
-Trains the same convolutional autoencoder plainly and with a penalty on the three layers of its
-encoder, graph variation or smoothness variation, at several weights; and, for comparison, a
-denoising one. Then follows the latents of test images under growing noise, as
-``latent_manifolds.py`` does.
+Trains the same convolutional autoencoder without a penalty, and with one on the three layers of its
+encoder (graph variation or smoothness variation) at several weights; for comparison, also a
+denoising one. Then follows the latents of test images under growing noise, as in
+``latent_manifolds.py``.
 
     python examples/smooth_manifolds.py --quick           # digits, enlarged to 28 x 28
     python examples/smooth_manifolds.py                   # MNIST
 
-All weights that were trained are shown; none is chosen. Prints the tables and writes the figure,
-into --output. Needs the extras ``examples``, ``manifolds`` and, for data other than digits,
+All trained weights are shown; none is chosen. Prints the tables and writes the figure into
+--output. Needs the extras ``examples``, ``manifolds`` and, for data other than digits,
 ``datasets``.
 """
 
@@ -162,8 +162,8 @@ def draw(args, frame):
 def parse(argv):
     options = common.parser(__doc__, "smooth_manifolds", epochs=6, batch_size=128)
     add = options.add_argument
-    add("--samples", type=int, default=20_000, help="of the training split")
-    add("--images", type=int, default=200, help="of the test split")
+    add("--samples", type=int, default=20_000, help="number of training samples")
+    add("--images", type=int, default=200, help="number of test images")
     add("--graph-weights", type=float, nargs="*", default=[1.0, 10.0, 100.0])
     add("--smooth-weights", type=float, nargs="*", default=[1e-8, 1e-7, 1e-6])
     quick = {"epochs": 4, "batch_size": 64, "samples": 600, "images": 40}

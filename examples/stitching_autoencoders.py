@@ -1,12 +1,12 @@
-"""Do autoencoders that were trained apart understand each other?
+"""Do separately trained autoencoders understand each other?
 
-Trains two autoencoders a seed, from other weights on batches in another order, once with absolute
-latents and once relative to the same anchors, end to end; then decodes the codes of each with the
-decoder of the other. Nothing is trained in between.
+Trains two autoencoders per seed, from different weights and on batches in different order, once
+with absolute latents and once relative to the same anchors, end to end. Then decodes the codes of
+each with the decoder of the other, without further training.
 
     python examples/stitching_autoencoders.py --quick           # digits, under a minute
     python examples/stitching_autoencoders.py                   # MNIST
-    python examples/stitching_autoencoders.py --kinds VAE       # variational ones alone
+    python examples/stitching_autoencoders.py --kinds VAE       # only variational ones
     python examples/stitching_autoencoders.py --data cifar10 --epochs 20
 
 Controls: the anchors of one network in another order ("permuted anchors"), and the absolute latents
@@ -243,7 +243,7 @@ def parse(argv):
     options = common.parser(__doc__, "stitching_autoencoders", epochs=6, batch_size=128)
     add = options.add_argument
     add("--kinds", nargs="+", choices=["AE", "VAE"], default=["AE", "VAE"])
-    add("--samples", type=int, default=20_000, help="of the training split")
+    add("--samples", type=int, default=20_000, help="number of training samples")
     add("--anchors", type=int, default=500)
     return common.arguments(options, argv, quick={"epochs": 6, "anchors": 100, "kinds": ["AE"]})
 
@@ -270,7 +270,7 @@ def tables(args, frame):
 
 def explain(args):
     return (
-        f"Two networks a seed, {args.samples} training images, {args.anchors} anchors, "
+        f"Two networks per seed, {args.samples} training images, {args.anchors} anchors, "
         f"{args.epochs} epochs, batches of {args.batch_size}. MSE of pixels in [0, 1]. "
         '"Own decoder" is the mean over both networks, "stitched" over both pairs of the encoder '
         "of one and the decoder of the other. Cosine, Jaccard and MRR compare the codes of the "

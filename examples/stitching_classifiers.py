@@ -1,17 +1,17 @@
 """Does the head of one classifier work on the encoder of another, of another architecture?
 
-Trains classifiers, each architecture from two initial weights a seed, three ways:
-relative to the same anchors, end to end; absolute; and absolute with a head trained afterwards on
-relative codes of the frozen encoder ("post hoc"). Then puts every head on every encoder. Nothing is
-trained in between.
+Trains classifiers, each architecture from two initial weights per seed, in three ways: relative to
+the same anchors, end to end; absolute; and absolute with a head trained afterwards on relative
+codes of the frozen encoder ("post hoc"). Then puts every head on every encoder, without further
+training.
 
     python examples/stitching_classifiers.py --quick            # digits, under a minute
     python examples/stitching_classifiers.py                    # MNIST
     python examples/stitching_classifiers.py --data cifar10 --epochs 10
     python examples/stitching_classifiers.py --networks CNN ResNet ViT
 
-Controls: the anchors of one network in another order ("permuted anchors"), and absolute latents,
-of one width in all networks. The protocol is that of Moschella et al., ICLR 2023; nothing was
+Controls: the anchors of one network in another order ("permuted anchors"), and absolute latents
+of the same width in all networks. The protocol is that of Moschella et al., ICLR 2023; nothing was
 chosen by these results. Prints its tables and writes, into --output, the accuracy matrices as heat
 maps. Needs the extras ``examples``, ``relative`` and, for data other than digits, ``datasets``.
 """
@@ -173,9 +173,9 @@ def parse(argv):
     add = options.add_argument
     usual = ["CNN", "ResNet"]
     add("--networks", nargs="+", choices=NETWORKS, default=usual)
-    add("--samples", type=int, default=10_000, help="of the training split")
+    add("--samples", type=int, default=10_000, help="number of training samples")
     add("--anchors", type=int, default=200)
-    add("--width", type=int, default=64, help="of the latents")
+    add("--width", type=int, default=64, help="width of the latents")
     args = common.arguments(options, argv, quick={"epochs": 5, "anchors": 50})
     args.subject += args.networks if args.networks != usual else []
     return args
@@ -206,8 +206,8 @@ def tables(args, frame):
 
 def explain(args):
     return (
-        f"Networks: {', '.join(args.networks)}, latents of width {args.width}, two of each a seed; "
-        f"the ResNet has 10 layers. {args.samples} training images, {args.anchors} anchors, "
+        f"Networks: {', '.join(args.networks)}, latents of width {args.width}, two of each per "
+        f"seed; the ResNet has 10 layers. {args.samples} training images, {args.anchors} anchors, "
         f"{args.epochs} epochs, batches of {args.batch_size}. The spread is that over seeds of the "
         "means over pairs."
     )

@@ -2,7 +2,7 @@
 
 Each is a function ``(texts, labels, args, seed) -> encode``; ``encode(texts)`` is an array
 ``(n, d)``. TF-IDF does not look at the labels. The networks read the first words of a text, and
-learn its class with a layer of logits that is no part of the encoder.
+learn its class with a layer of logits that is not part of the encoder.
 """
 
 import collections

@@ -1,13 +1,13 @@
-"""Texts of the examples, in several languages line by line, some with classes; or in English.
+"""Texts of the examples: line by line in several languages, some with classes; or in English.
 
     halves      needs no download: what the installed packages say of their functions and classes
                 (NumPy, SciPy, pandas, scikit-learn, Matplotlib, Keras), cut in the middle. The
-                "languages" are the first and the second half: other sentences on the same thing,
-                in the same English, and so less alike than translations are. The texts depend on
-                the versions that are installed. The classes are the package (coarse) and the
-                module (fine), which many of the texts name.
+                "languages" are the first and the second half: different sentences on the same
+                thing, in the same English, so less alike than translations. The texts depend on
+                the installed versions. The classes are the package (coarse) and the module (fine),
+                which many of the texts name.
     documentation
-                needs no download: the paragraphs of the same texts, in English alone, with their
+                needs no download: the paragraphs of the same texts, only in English, with their
                 lists of arguments and lines of code, each paragraph once.
     multi30k    captions of 30,000 pictures in English, German, French and Czech (Elliott et al.,
                 "Multi30K: multilingual English-German image descriptions", 2016, and the shared
@@ -15,11 +15,11 @@
                 ``{train,val,test_2016_flickr}.{en,de,fr,cs}.gz`` of its folder
                 ``data/task1/raw``, for research.
     trec        5,444 questions to train with and 499 to test, in English and Hindi, each with one
-                of 6 coarse and 50 fine classes of what it asks for (Li and Roth, "Learning question
+                of 6 coarse and 50 fine classes of question (Li and Roth, "Learning question
                 classifiers", COLING 2002; the translation is that of
                 https://github.com/tmadhuri/TREC-HindiData). ``train.tsv`` and ``test.tsv``, in
-                UTF-8, have a header and four columns with tabs between them and no quotation
-                marks around: coarse, fine (``NUM``, ``NUM:date``), english, hindi.
+                UTF-8, have a header and four columns, separated by tabs and without quotation
+                marks: coarse, fine (``NUM``, ``NUM:date``), english, hindi.
 
 The latter two are read from the folders ``multi30k`` and ``trec`` in ``--data-dir``, or in
 ``TFDS_DATA_DIR``.

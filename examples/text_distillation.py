@@ -2,16 +2,16 @@
 
 Trains a transformer of three blocks to tell the fine classes of texts, then small ones of a single
 block, which start from the same weights and see the same batches: alone, or distilled by the
-logits, by the graph of what the last block gives, averaged over the words of a text, or by both.
+logits, by the graph of the last block's output, averaged over the words of a text, or by both.
 
     python examples/text_distillation.py --quick
     python examples/text_distillation.py                               # halves of documentation
     python examples/text_distillation.py --data trec --data-dir FOLDER
     python examples/text_distillation.py --select ...                  # how the weights are chosen
 
-What these texts are, and where a user gets them, is in ``text_data.py``; the networks are in
-``text_classifiers.py``. The weights of the penalties are chosen by a tenth of the training texts,
-by --select; the table is of the test texts. Prints its table and writes the figure into --output.
+What these texts are, and where to get them, is in ``text_data.py``; the networks are in
+``text_classifiers.py``. --select chooses the weights of the penalties on a tenth of the training
+texts; the table is of the test texts. Prints its table and writes the figure into --output.
 Needs the extras ``examples`` and ``text``.
 """
 
@@ -27,7 +27,7 @@ TEACHER, ALONE, BOTH = "teacher", "student alone", "GKD + logits"
 TEACHER_SIZE, STUDENT_SIZE = {"width": 128, "depth": 3}, {"width": 16, "depth": 1}
 ACCURACY, AGREES = "accuracy", "agrees with the teacher"
 GRID = {"logits": (0.1, 0.5, 2.0), "GKD": (1.0, 5.0, 25.0, 125.0)}
-# By set, the weights that --select prints; recorded in docs/results.md.
+# By set, the weights that --select prints; recorded in docs/results/records/distillation.md.
 CHOSEN = {"trec": {"logits": 0.1, "GKD": 1.0}}
 PUBLISHED = {"logits": 0.5, "GKD": 25.0}  # weights for images
 TEMPERATURE = 4.0
@@ -89,7 +89,7 @@ def run_seed(args, seed):
 def conclude(frame):
     """Of each kind of penalty, the weight of the largest accuracy."""
     best = common.best_of_kinds(frame, f"{ACCURACY} (%)", GRID, least=False)
-    return f"Chosen, by the largest mean accuracy: {best}."
+    return f"Chosen by the largest mean accuracy: {best}."
 
 
 def tables(args, frame):

@@ -22,7 +22,7 @@ SPECIAL = ["[PAD]", "[UNK]"]
 
 
 def tfidf(texts, args, seed, **options):
-    """Counts of words, weighed by how rare they are, and projected to their principal axes.
+    """Counts of words, weighted by rarity, and projected onto their principal axes.
 
     The options are those of scikit-learn's ``TfidfVectorizer``.
     """

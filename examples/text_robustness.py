@@ -1,8 +1,8 @@
-"""Does smooth geometry make a reader of questions robust? Words that are missing, letters swapped.
+"""Does smooth geometry make a reader of questions robust? Missing words, swapped letters.
 
-Trains the same transformer of three blocks twice, plain and with the smoothness penalty on what its
-blocks give, averaged over the words of a text, and tests both on texts that lack some of their
-words, and on texts in whose words two letters have changed places. On the questions of TREC it does
+Trains the same transformer of three blocks twice, plain and with the smoothness penalty on the
+outputs of its blocks, averaged over the words of a text. Tests both on texts that lack some of
+their words, and on texts with two letters swapped in some words. On the questions of TREC, it does
 not help.
 
     python examples/text_robustness.py --quick
@@ -10,9 +10,9 @@ not help.
     python examples/text_robustness.py --data trec --data-dir FOLDER
     python examples/text_robustness.py --select ...                  # how the weight is chosen
 
-What these texts are, and where a user gets them, is in ``text_data.py``; the network is in
-``text_classifiers.py``. Weights are compared on a tenth of the training texts, by
---select; the table is of the test texts. Prints its table and writes the figure into --output.
+What these texts are, and where to get them, is in ``text_data.py``; the network is in
+``text_classifiers.py``. --select compares weights on a tenth of the training texts; the table is of
+the test texts. Prints its table and writes the figure into --output.
 Needs the extras ``examples`` and ``text``.
 """
 
@@ -32,7 +32,7 @@ PERTURBATIONS = [
     lgg.robustness.Typos(rates=(0.1, 0.2, 0.3, 0.5)),
 ]
 WEIGHTS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)  # of --select
-# The least of these: by --select, recorded in docs/results.md, no weight helped.
+# The least of these: by --select, recorded in docs/results/records/robustness.md, no weight helped.
 WEIGHT = 1e-6
 
 
@@ -72,7 +72,7 @@ def run_seed(args, seed):
 def conclude(frame):
     """The rule by which a weight is chosen, and what it gives."""
     return (
-        "Chosen, by the best mean over all perturbations at a cost of at most one point of clean "
+        "Chosen by the best mean over all perturbations at a cost of at most one point of clean "
         f"accuracy: {common.most_robust(frame)}."
     )
 
@@ -97,8 +97,8 @@ def draw(args, frame):
 
 def parse(argv):
     options = common.parser(__doc__, "text_robustness", epochs=10, batch_size=128)
-    options.add_argument("--power", type=int, default=2, help="of the Laplacian")
-    options.add_argument("--weight", type=float, default=WEIGHT, help="of the penalty")
+    options.add_argument("--power", type=int, default=2, help="power of the Laplacian")
+    options.add_argument("--weight", type=float, default=WEIGHT, help="weight of the penalty")
     return text_training.arguments(options, argv, quick={"epochs": 6, "few": 800})
 
 
@@ -120,7 +120,7 @@ def explain(args):
         f"{args.language}, fine classes. {SIZE['depth']} blocks of a transformer of width "
         f"{SIZE['width']}; {args.epochs} epochs, batches of {args.batch_size}; penalty weight "
         f"{args.weight:g} (p = {args.power}) on what follows the ReLU of each block, the mean over "
-        "the words. Words that are not known, as most with a typo, are read as one and the same."
+        "the words. Unknown words, such as most with a typo, are all read as the same word."
     )
 
 

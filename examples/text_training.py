@@ -1,4 +1,4 @@
-"""What the examples share that train classifiers of texts: options, data, training."""
+"""What the examples that train classifiers of texts share: options, data, training."""
 
 from collections.abc import Callable
 from typing import NamedTuple

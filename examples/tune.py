@@ -1,9 +1,9 @@
 """Which weight of the smoothness penalty makes a network most robust? A search, and its test.
 
-For each seed: a search of 10 trials, weight 0 among them, for the best accuracy under Gaussian
-noise on the validation split; then the network is trained anew on training and validation split
-with the weight found, with a weight that was chosen by hand, with balanced ones and with none, and
-each is tested once on the test split.
+For each seed: a search of 10 trials, including weight 0, for the best accuracy under Gaussian noise
+on the validation split. Then the network is trained again on training and validation split with the
+weight found, with one chosen by hand, with balanced weights and with none; each is tested once on
+the test split.
 
     python examples/tune.py --quick            # digits, one seed, few epochs: does it run?
     python examples/tune.py                    # digits, 3 seeds
@@ -11,7 +11,7 @@ each is tested once on the test split.
 
 Needs the extras ``examples``, ``plots`` and ``tuner`` and, for data other than digits,
 ``datasets``. Prints the trials and one table of the test split, and writes, into --output, the
-figure and the network with the weight found by the first seed, as a plain Keras model of pixels
+figure and the network with the weight found for the first seed, as a plain Keras model of pixels
 in [0, 1].
 """
 
@@ -194,10 +194,10 @@ def parse(argv):
     options = common.parser(__doc__, "tune", epochs=60, batch_size=100)
     options.set_defaults(data="digits")
     add = options.add_argument
-    add("--trials", type=int, default=10, help="of a search; the first one has the weight 0")
+    add("--trials", type=int, default=10, help="trials per search; the first has weight 0")
     add("--executions", type=int, default=1, help="networks trained for each trial")
     add("--tuner", choices=["bayesian", "random"], default="bayesian")
-    add("--samples", type=int, default=10_000, help="of the training split, at most")
+    add("--samples", type=int, default=10_000, help="training samples at most")
     add("--fractions", type=float, nargs="*", default=[0.1, 10.0], help="of balanced weights")
     return common.arguments(options, argv, quick={"epochs": 7, "trials": 3, "fractions": [0.1]})
 
@@ -228,14 +228,14 @@ def tables(args, frame):
 
 def explain(args):
     return (
-        f"{args.trials} trials a seed by the {args.tuner} tuner, of 0 and weights from "
+        f"{args.trials} trials per seed by the {args.tuner} tuner, of 0 and weights from "
         f"{RANGE[0]:g} to {RANGE[1]:g}, {args.executions} trained for each, {args.epochs} epochs, "
         f"batches of {args.batch_size}. A trial counts by its best epoch; a star is at the weight "
         "that was chosen. Under noise: the mean over the standard deviations "
-        f"{', '.join(f'{s:g}' for s in NOISES)}. Tested: the network trained anew on "
-        f"training and validation split, with the weight chosen in the search of its seed, with "
-        f"{HAND_CHOSEN:g}, which was chosen by hand, with balanced ones, of the fractions behind "
-        "the name, and with 0; on the test split, once."
+        f"{', '.join(f'{s:g}' for s in NOISES)}. Tested once on the test split: the "
+        "network trained again on training and validation split, with the weight found for its "
+        f"seed, with {HAND_CHOSEN:g}, which was chosen by hand, with balanced weights, whose names "
+        "give the fractions, and with 0."
     )
 
 

@@ -6,7 +6,7 @@ small network with each form, at powers 1 to 3, batch sizes 25 to 200 and a log 
 and compares each run with plain training at the same batch size, seed and number of epochs. It
 prints how wide the range of useful weights is, whether one weight serves every batch size, and
 what is gained. Weights are chosen on a validation split; the test split is used once, with new
-seeds, for the weights so chosen.
+seeds, for the chosen weights.
 
     python examples/weight_sensitivity.py --quick     # under a minute: does it run?
     python examples/weight_sensitivity.py --jobs 2 --figure weights.png --record weights.md
@@ -573,7 +573,7 @@ def report(study, curves, tests):
         f"Useful weights, noise {second}": range_table(curves, NOISIER),
         "One constant for every batch size": size_rule_table(study, curves),
         f"Other networks, p = {POWER}, n = {study.other_size}": network_tables(study, curves),
-        "A weight of 1, the default of `Penalty`": default_table(study, curves),
+        "A weight of 1": default_table(study, curves),
         f"All weights, p = {POWER}": "\n\n".join(grid_table(study, curves, f) for f in FORMS),
         f"Test split, p = {POWER}": test_table(tests),
     }

@@ -1,26 +1,26 @@
-"""Do word2vec and FastText say the same of a word, in spaces that have nothing in common?
+"""Do word2vec and FastText agree on a word, in spaces that have nothing in common?
 
-Trains both on the same text, from different random vectors, and describes each word by the cosines
-of its vector to those of the same anchors, some of the words. Then words of one space are looked up
-among those of the other: how many of the ten nearest are right (Jaccard index), at which place does
-the word itself come (mean reciprocal rank), and how alike are its two descriptions (cosine)?
+Trains both on the same texts, from different random vectors, and describes each word by the cosines
+of its vector to those of some of the words, the anchors. Then words of one space are looked up
+among those of the other: how many of the ten nearest are right (Jaccard index), at which rank is
+the word itself (mean reciprocal rank), and how alike are its two descriptions (cosine)?
 
     python examples/word_vectors.py --quick
     python examples/word_vectors.py                     # paragraphs of documentation, minutes
     python examples/word_vectors.py --data multi30k --data-dir FOLDER
     python examples/word_vectors.py --data multi30k --architecture CBOW
 
-The texts are English, and what they are, and where a user gets them, is in ``text_data.py``. After
+The texts are English; what they are, and where to get them, is in ``text_data.py``. This follows
 the table of word embeddings in Moschella et al., ICLR 2023, section 4.1, with its choices of
-anchors; there the vectors were published ones, of billions of words. Beside them stand codes of
-centred vectors, the spaces as they are, one of them rotated to the other (Procrustes, on the same
-anchors), and, as a control, codes with the anchors of one space in another order. Anchors are not
-among the words that are compared.
+anchors; the paper used published vectors, trained on billions of words. The codes are compared with
+codes of centred vectors, with the spaces as they are, with one of them rotated onto the other
+(Procrustes, on the same anchors) and, as a control, with codes after permuting the anchors of one
+space. Anchors are not among the compared words.
 
-Both learn by skip-gram, which the authors of word2vec advise for rare words, as most are in a small
-corpus, and for 20 epochs, as the texts are short; gensim would take CBOW and 5. All else but the
-buckets of FastText is as in gensim. Prints its tables and writes two figures into --output. Needs
-the extras ``examples``, ``relative`` and ``text``.
+Both learn by skip-gram, which the authors of word2vec advise for rare words (in a small corpus,
+most are rare), and for 20 epochs, as the texts are short; gensim's defaults are CBOW and 5. All
+else but the buckets of FastText is as in gensim. Prints its tables and writes two figures into
+--output. Needs the extras ``examples``, ``relative`` and ``text``.
 """
 
 import collections
@@ -224,11 +224,11 @@ def parse(argv):
     options = common.parser(__doc__, "word_vectors", epochs=20, batch_size=10_000)
     options.set_defaults(data="documentation")
     add = options.add_argument
-    add("--texts", type=int, default=29_000, help="at most, to train with")
+    add("--texts", type=int, default=29_000, help="training texts at most")
     add("--architecture", choices=ARCHITECTURES, default="skip-gram", help="of both")
     add("--anchors", type=int, default=300, help="words that describe the others")
-    add("--occurrences", type=int, default=5, help="of a word that gets a vector, at least")
-    add("--width", type=int, default=100, help="of the vectors")
+    add("--occurrences", type=int, default=5, help="that a word needs for a vector")
+    add("--width", type=int, default=100, help="width of the vectors")
     quick = {"texts": 1200, "anchors": 200}
     args = common.arguments(options, argv, quick=quick, small="documentation")
     if args.architecture != "skip-gram":
@@ -247,11 +247,11 @@ def explain(args):
     return (
         f"word2vec and FastText ({args.architecture}, width {args.width}, {args.epochs} epochs), "
         f"trained on the same English texts, at most {args.texts}; words that occur at least "
-        f"{args.occurrences} times; {args.anchors} anchors, which are not among the words that are "
-        "compared, and are chosen in the first space of each direction. Plain cosines to the "
-        "anchors, as in the paper, but where it says centred. All vectors of a space lie in a cone,"
-        " so that plain codes have a large cosine even where they say nothing of each other: see "
-        "that of permuted anchors. The second figure shows the first seed, each row in one plane, "
+        f"{args.occurrences} times; {args.anchors} anchors, which are not among the compared words "
+        "and are chosen in the first space of each direction. Plain cosines to the anchors, as in "
+        "the paper, unless it says centred. All vectors of a space lie in a cone, so plain codes "
+        "have a large cosine even if they are unrelated: see permuted anchors. The second figure "
+        "shows the first seed, each row in one plane, "
         "that of the largest variance of word2vec, and each panel at its own scale; codes are "
         f"centred. Colours: {GROUPS} of the {TOP} most frequent words, which are stars, "
         f"and the {NEAREST} nearest to each by word2vec's codes."

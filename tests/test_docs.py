@@ -1,6 +1,8 @@
 """The documentation: all of the public names, all code run, no broken link, nothing from afar."""
 
+import ast
 import html.parser
+import json
 import os
 import pathlib
 import re
@@ -9,17 +11,42 @@ import sys
 import types
 import urllib.parse
 
+import execution
+import gallery
+import nbformat
+import notebooks
 import pytest
 from autodiff import BACKEND
 from public import PUBLIC
+from sphinx.search.en import SearchEnglish
 
 import keras_lgg as lgg
+from keras_lgg import robustness
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+# By a need of the start page: whether a page has its code.
+NEEDS = {
+    "My classifier must withstand noise": "robustness.evaluate",
+    "A small model like a large one": "Distiller",
+    "Find similar items": "GraphSmoothness",
+    "A French encoder with an English head": "RelativeRepresentation",
+    "Why did my network collapse?": "explore",
+}
+# What a reader types, and the page that answers.
+SEARCHES = {
+    "recall": "api/generated/keras_lgg.retrieval.evaluate",
+    "mask": "faq",
+    "padding": "faq",
+    "transformer": "faq",
+    "subclass": "tapping",
+    "NaN": "faq",
+    "weight": "which_loss",
+}
 # What may stand behind the fence of a block; Python that a reader would copy is executed.
-BLOCKS = {"", "sh", "text", "{code-cell}", "{container}", "{include}", "{raw}", "{toctree}"}
+BLOCKS = {"", "sh", "text", "{code-cell}", "{container}", "{example}", "{gallery}"}
+BLOCKS |= {"{include}", "{index}", "{raw}", "{toctree}"}
 
 
 def public_names():
@@ -50,12 +77,13 @@ def is_module(value):
 
 
 def documented_names():
-    """Of each page of the reference, the full names behind its directives."""
+    """Of each page of the reference, the full names in its tables."""
     for page in sorted((DOCS / "api").glob("*.rst")):
         text = page.read_text()
         (module,) = re.findall(r"^\.\. automodule:: (\S+)$", text, re.MULTILINE)
-        for name in re.findall(r"^\.\. auto(?:class|function):: (\S+)$", text, re.MULTILINE):
-            yield f"{module}.{name}"
+        for table in re.findall(r"^\.\. autosummary::\n((?: .*\n|\n)+)", text, re.MULTILINE):
+            for name in re.findall(r"^ +(\w+)$", table, re.MULTILINE):
+                yield f"{module}.{name}"
 
 
 def test_every_public_name_is_documented_once():
@@ -81,9 +109,79 @@ def test_python_code_is_executed(page):
 
 def test_the_build_executes_all_pages():
     conf = (DOCS / "conf.py").read_text()
-    assert 'nb_execution_mode = "force"' in conf
+    assert 'nb_execution_mode = "cache"' in conf
     assert "nb_execution_excludepatterns" not in conf
     assert "nb_execution_allow_errors" not in conf
+
+
+def test_what_was_executed_is_kept_while_the_package_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "DOCS", tmp_path / "docs")
+    module = tmp_path / "keras_lgg" / "losses" / "base.py"
+    module.parent.mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "matplotlibrc").touch()
+    module.write_text("a = 1\n")
+    before = execution.fingerprint(tmp_path / "keras_lgg")
+    assert execution.fingerprint(tmp_path / "keras_lgg") == before
+    assert execution.fingerprint(tmp_path / "keras_lgg", ("numpy",)) != before
+    module.write_text("a = 2\n")
+    assert execution.fingerprint(tmp_path / "keras_lgg") != before
+
+
+def test_each_example_has_a_page_in_the_gallery():
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
+    runnable = {name for name in scripts if "--quick" in (ROOT / "examples" / name).read_text()}
+    assert {page.script for page in gallery.pages() if page.script} == runnable - {"common.py"}
+    listed = (DOCS / "gallery" / "index.md").read_text()
+    for page in gallery.pages():
+        assert re.search(rf"^{page.name}$", listed, re.MULTILINE), page.name
+        assert "```{example}\n```" in page.text, page.name
+        assert 0 < len(page.summary) <= 70, page.name
+        if page.script:
+            for heading in ("What it gains", "Use it when", "Do not use it when", "Run it"):
+                assert f"\n## {heading}\n" in page.text, page.name
+
+
+def test_the_notebooks_are_those_of_the_pages():
+    kept = {path: path.read_text() for path in notebooks.NOTEBOOKS.rglob("*.ipynb")}
+    made = {
+        notebooks.NOTEBOOKS / f"{page.name}.ipynb": nbformat.writes(notebooks.notebook(page)) + "\n"
+        for page in gallery.pages()
+    }
+    assert kept == made, "python docs/extensions/notebooks.py"
+
+
+def test_code_of_a_notebook_is_python():
+    for page in gallery.pages():
+        for cell in notebooks.notebook(page).cells:
+            if cell.cell_type == "code":
+                ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE))
+            else:
+                assert not re.search(r"\{[\w:]+\}`|^[`:]{3,}\{", cell.source, re.MULTILINE), (
+                    page.name
+                )
+
+
+def test_a_use_is_found_however_it_is_written():
+    text = """
+import keras_lgg as lgg
+from keras_lgg import robustness
+from keras_lgg.losses import GraphDistillation as GKD
+
+def main():
+    lgg.compare(GKD(), lgg.losses.TargetGraph().name)
+    robustness.evaluate(None, other.losses.GraphSmoothness)
+"""
+    page = gallery.Page("tutorials/x", "", "", None, None, "", f"```{{code-cell}}\n{text}```\n")
+    expected = [
+        lgg.losses.GraphDistillation,
+        lgg.compare,
+        lgg.losses.TargetGraph,
+        robustness.evaluate,
+    ]
+    found = gallery.uses(page)
+    assert all(any(value is thing for thing in found) for value in expected)
+    assert not any(thing is lgg.losses.GraphSmoothness for thing in found)
 
 
 class Page(html.parser.HTMLParser):
@@ -92,6 +190,8 @@ class Page(html.parser.HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.loaded, self.places = [], [], set()
+        self.named_links, self.code = [], []
+        self.link, self.in_code = None, False
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
@@ -99,9 +199,38 @@ class Page(html.parser.HTMLParser):
         self.places |= {attrs.get("id"), attrs.get("name")}
         if tag == "a" and "href" in attrs:
             self.links.append(attrs["href"])
+            self.link = attrs["href"]
+            self.named_links.append((attrs["href"], ""))
+        if tag == "pre":
+            self.in_code = True
+            self.code.append("")
         loads = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
         if attrs.get(loads.get(tag)):
             self.loaded.append(attrs[loads[tag]])
+
+    def handle_endtag(self, tag):
+        self.link = None if tag == "a" else self.link
+        self.in_code = self.in_code and tag != "pre"
+
+    def handle_data(self, data):
+        if self.link is not None:
+            self.named_links[-1] = (self.link, self.named_links[-1][1] + data)
+        if self.in_code:
+            self.code[-1] += data
+
+
+def search(index, word):
+    """Pages that the search of the site lists for a word, the best first: a part of its rules."""
+    found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    stem = SearchEnglish({}).stem(word.lower())
+    scores = {}
+    for score, files in (
+        (5, found["terms"].get(stem, [])),
+        (15, found["titleterms"].get(stem, [])),
+        (100, [f for f, _, is_main in found["indexentries"].get(word.lower(), []) if is_main]),
+    ):
+        scores |= dict.fromkeys([files] if isinstance(files, int) else files, score)
+    return [found["docnames"][file] for file in sorted(scores, key=lambda file: -scores[file])]
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +268,27 @@ def test_the_site_is_built_whole(site):
     names = {place for page in site.values() for place in page.places}
     assert public_names() <= names
     assert all((root / page.relative_to(DOCS).with_suffix(".html")) in site for page in PAGES)
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the site is built once")
+@pytest.mark.parametrize("need", NEEDS)
+def test_code_is_two_clicks_from_the_start(site, need):
+    root = min(site, key=lambda path: len(path.parts)).parent
+    start = root / "index.html"
+    (first,) = {
+        url.partition("#")[0] for url, text in site[start].named_links if text.startswith(need)
+    }
+    page = root / first
+    seconds = [page.parent / urllib.parse.urlsplit(url).path for url in site[page].links]
+    reached = {page, *(second.resolve() for second in seconds)} & set(site)
+    assert any(NEEDS[need] in block for page in reached for block in site[page].code)
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the site is built once")
+@pytest.mark.parametrize("word", SEARCHES)
+def test_a_search_finds_the_page_that_answers(site, word):
+    root = min(site, key=lambda path: len(path.parts)).parent
+    found = search(root / "searchindex.js", word)
+    assert SEARCHES[word] in found[:3], found[:10]

@@ -104,8 +104,8 @@ def test_saved_model(name, tmp_path):
 
 def exported_to_onnx(model, path):
     """The operations of the program in ONNX, and the shapes of its constants."""
-    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra test")
+    pytest.importorskip("onnxruntime", reason="needs the extra test")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Keras's patch of tf2onnx
         model.export(path, format="onnx", verbose=False)

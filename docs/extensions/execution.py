@@ -1,0 +1,52 @@
+"""The kernels that run the pages' code, and where what they gave is kept."""
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import tempfile
+
+from jupyter_cache import get_cache
+
+DOCS = pathlib.Path(__file__).parents[1]
+PACKAGE = DOCS.parent / "keras_lgg"
+# What the outputs of the pages depend on, beside the package and their own code.
+VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn", "matplotlib", "keras-tuner")
+
+# Run in each kernel: TensorFlow prints warnings that many small models are traced.
+QUIET = (
+    "import logging\n"
+    "logging.getLogger('tensorflow').addFilter(lambda record: record.levelno >= logging.ERROR)\n"
+)
+
+
+def fingerprint(package=PACKAGE, versions=VERSIONS):
+    """One text for the sources of the package, and the versions of what it runs on."""
+    state = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), DOCS / "matplotlibrc"]):
+        state.update(str(path.relative_to(DOCS.parent)).encode() + path.read_bytes())
+    for name in versions:
+        state.update(f"{name} {importlib.metadata.version(name)}".encode())
+    return state.hexdigest()[:16]
+
+
+def cache():
+    """Where the outputs of cells are kept for as long as neither they nor the package change."""
+    folder = DOCS / "_build" / "executed" / fingerprint()
+    folder.mkdir(parents=True, exist_ok=True)
+    get_cache(folder).list_cache_records()  # made here, before processes do so side by side
+    return str(folder)
+
+
+def prepare_kernels():
+    """What the kernels inherit. The folder that is given back must live as long as the build."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ["DOCS"] = os.environ["MATPLOTLIBRC"] = str(DOCS)
+    ipython = tempfile.TemporaryDirectory()
+    startup = pathlib.Path(ipython.name, "profile_default", "startup", "quiet.py")
+    startup.parent.mkdir(parents=True)
+    startup.write_text(QUIET)
+    os.environ["IPYTHONDIR"] = ipython.name
+    return ipython
