@@ -29,7 +29,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinxcontrib.katex",
-    "reference",
+    "api_reference",
     "gallery",
     "figures",
 ]
@@ -78,7 +78,7 @@ autosummary_context = {
 }
 autodoc_inherit_docstrings = False  # else Keras's own methods would be documented here
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # `reference` takes those of the source
+autodoc_typehints = "none"  # `api_reference` takes those of the source
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

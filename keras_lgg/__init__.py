@@ -25,7 +25,7 @@ from keras_lgg.training.penalties import Penalty
 from keras_lgg.training.tapping import tapping
 from keras_lgg.training.teacher_cache import teacher_cache
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Distiller",
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    # Only where they are asked for: the one brings KerasTuner with it, the other is large.
+    # Imported only on demand: one brings KerasTuner with it, the other is large.
     if name in ("explorer", "tuning"):
         return importlib.import_module(f"keras_lgg.{name}")
     if name == "explore":

@@ -1,4 +1,4 @@
-"""Constraints on kernels that keep a network's layers from amplifying deviations."""
+"""Constraints on kernels that keep layers from amplifying deviations of their inputs."""
 
 from typing import Any
 
@@ -17,14 +17,19 @@ def __dir__():
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class Parseval(keras.constraints.Constraint):
-    """One step towards a kernel with orthonormal rows, after each update of the optimizer.
+    r"""One step towards a kernel with orthonormal rows, after each update of the optimizer.
 
-    With W of shape ``(outputs, everything else)``: ``W <- (1 + beta) W - beta W W.T W``. A
-    singular value s becomes ``s (1 + beta - beta s**2)`` and so moves towards 1, as long as
-    ``s**2 < (2 + beta) / beta`` (s below 14 at the default), which every usual initialiser meets.
+    .. math::
+
+        W \leftarrow (1 + \beta) \, W - \beta \, W W^\top W
+
+    :math:`W` is the kernel as a matrix of shape ``(outputs, everything else)``. A singular value
+    :math:`s` becomes :math:`s \, (1 + \beta - \beta s^2)` and so moves towards 1, as long as
+    :math:`s^2 < (2 + \beta) / \beta` (s below 14 at the default), which holds for every usual
+    initialiser.
 
     Args:
-        beta: Number in (0, 0.5], the size of the step.
+        beta: Number in (0, 0.5], the size of the step; 0.01 by default.
 
     Call arguments:
         w: Kernel with the outputs on its last axis: ``(in, out)`` of a Dense layer,
@@ -34,13 +39,14 @@ class Parseval(keras.constraints.Constraint):
         Kernel of the same shape and dtype.
 
     Raises:
-        ValueError: If ``beta`` is out of its range, or the kernel has fewer than two axes.
+        ValueError: If ``beta`` is out of range, or the kernel has fewer than two axes.
 
     Example:
         >>> import keras, keras_lgg as lgg
         >>> layer = keras.layers.Dense(4, kernel_constraint=lgg.constraints.Parseval(beta=0.01))
 
-    Reference: Cisse et al., "Parseval networks", ICML 2017, https://arxiv.org/abs/1704.08847
+    Reference: Cisse et al., "Parseval networks: improving robustness to adversarial examples", ICML
+    2017, https://arxiv.org/abs/1704.08847.
     """
 
     def __init__(self, beta: float = 0.01) -> None:
@@ -55,7 +61,7 @@ class Parseval(keras.constraints.Constraint):
             raise checks.invalid("w", "a kernel of at least two axes", f"shape {shape}")
         kernel = ops.reshape(w, (-1, shape[-1]))  # the transpose of W
         transposed = ops.transpose(kernel)
-        # (K K.T) K == K (K.T K): form the smaller Gram matrix.
+        # (K K.T) K == K (K.T K): use the smaller Gram matrix.
         if kernel.shape[0] < kernel.shape[1]:
             cube = ops.matmul(ops.matmul(kernel, transposed), kernel)
         else:

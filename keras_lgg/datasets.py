@@ -2,9 +2,10 @@
 
     pipelines(source, ...)   tf.data pipelines: train, validation, test
     arrays(name, ...)        the same splits as NumPy arrays of pixels
-    BalancedBatches(...)     batches of P classes × K samples over arrays, for every backend
+    BalancedBatches(...)     batches of P classes × K samples from arrays, for every backend
 
-All are in memory. The names are ``"digits"`` (in scikit-learn) and those of TensorFlow Datasets.
+All data is held in memory. Sets are named ``"digits"`` (from scikit-learn) or as in TensorFlow
+Datasets.
 """
 
 import difflib
@@ -31,14 +32,14 @@ def __dir__():
 
 
 class Arrays(NamedTuple):
-    """Splits of a set as ``(images, labels)``: uint8 ``(n, h, w, channels)``, int32 ``(n,)``.
+    """Splits as ``(images, labels)``: uint8 ``(n, h, w, channels)`` and int32 ``(n,)``.
 
-    `pipelines` takes one of your own, too.
+    `pipelines` also accepts one that you make yourself.
 
     Args:
-        train: ``(images, labels)``.
-        validation: Likewise; may hold no sample.
-        test: Likewise.
+        train: ``(images, labels)`` of the training split.
+        validation: The same for the validation split, which may be empty.
+        test: The same for the test split.
         classes: Number of classes.
 
     Example:
@@ -61,16 +62,16 @@ class Arrays(NamedTuple):
 
 
 class Pipelines(NamedTuple):
-    """`tf.data` pipelines of ``(float32 images, int32 labels)`` batches, and what they are of.
+    """`tf.data` pipelines of batches ``(float32 images, int32 labels)``, and facts about them.
 
     Attributes:
-        train: Shuffled anew in each epoch, and augmented where asked.
-        validation: In a fixed order, never augmented; empty for ``validation=0``.
-        test: Likewise.
+        train: Training batches, reshuffled in each epoch, and augmented if asked for.
+        validation: Validation batches in a fixed order, not augmented; none with ``validation=0``.
+        test: Test batches in a fixed order, not augmented.
         shape: Shape of one image, ``(height, width, channels)``.
         classes: Number of classes.
-        normalization: The `keras.layers.Normalization` that the pipelines apply, from pixels in
-            [0, 1]. In front of the trained network it makes a model of plain pixels:
+        normalization: The `keras.layers.Normalization` that the pipelines apply to pixels in
+            [0, 1]. Put in front of the trained network, it makes a model of plain pixels:
             ``keras.Sequential([keras.Input(data.shape), data.normalization, network])``.
 
     Example:
@@ -99,23 +100,23 @@ def pipelines(
     data_dir: PathLike | None = None,
     download: bool = True,
 ) -> Pipelines:
-    """Ready `tf.data` pipelines of an image classification set.
+    """Ready-made `tf.data` pipelines of an image classification set.
 
-    Images are scaled to [0, 1], and normalised by the mean and the standard deviation of each
+    Images are scaled to [0, 1], then normalised by the mean and the standard deviation of each
     channel over the training split. The pipelines feed ``fit`` on every backend of Keras.
 
     Args:
-        source: ``"digits"`` or a name of TensorFlow Datasets, such as ``"mnist"``, ``"cifar10"``
-            or ``"svhn_cropped"``; or `Arrays`, which are split already.
+        source: ``"digits"`` or a name in TensorFlow Datasets, such as ``"mnist"``, ``"cifar10"``
+            or ``"svhn_cropped"``; or `Arrays`, which are already split.
         batch_size: Samples in a batch. The last one of an epoch may be smaller.
-        balanced: ``(P, K)`` makes training batches of K samples of each of P classes, in place of
-            ``batch_size``; see `balanced_batches`.
+        balanced: ``(P, K)`` makes training batches of K samples from each of P classes, as
+            `balanced_batches` does, instead of ``batch_size`` samples.
         validation: Share of the training split that is held out, stratified by class. The same
             samples are held out for every ``seed``.
-        augment: Any of ``"crop"`` (a random crop after zero padding by an eighth of the width)
-            and ``"flip"`` (left to right), of the training images.
+        augment: ``"crop"`` (a random crop after zero padding by an eighth of the width), ``"flip"``
+            (left to right), or both, applied to the training images.
         seed: Seed of the order of the training batches and of the augmentation.
-        data_dir: Folder of TensorFlow Datasets; by default the environment variable
+        data_dir: Folder of TensorFlow Datasets; by default that in the environment variable
             ``TFDS_DATA_DIR``, else the default of TensorFlow Datasets.
         download: Whether to download a set that is not in ``data_dir``.
 
@@ -123,10 +124,10 @@ def pipelines(
         `Pipelines`.
 
     Raises:
-        ValueError: If an argument is not of these forms, or the set is not one of labelled images
-            of one shape with a train and a test split.
+        ValueError: If an argument has none of these forms, or the set does not consist of labelled
+            images of one shape with a train and a test split.
         ImportError: If the extra ``datasets`` is not installed.
-        OSError: If the data is neither there nor downloadable.
+        OSError: If the data is neither there nor can be downloaded.
 
     Example:
         >>> from keras_lgg import datasets
@@ -161,16 +162,16 @@ def arrays(
     """The splits of an image classification set as NumPy arrays, for any backend or tool.
 
     Args:
-        name: ``"digits"`` or a name of TensorFlow Datasets.
-        validation: Share of the training split that is held out; see `pipelines`.
-        data_dir: Folder of TensorFlow Datasets.
+        name: ``"digits"`` or a name in TensorFlow Datasets, such as ``"cifar10"``.
+        validation: Share of the training split that is held out, stratified by class.
+        data_dir: Folder of TensorFlow Datasets, by default as for `pipelines`.
         download: Whether to download a set that is not in ``data_dir``.
 
     Returns:
-        `Arrays`. Of the 1,797 digits, the test split is 500, stratified.
+        `Arrays`. The test split of the 1,797 digits has 500 samples, stratified.
 
     Raises:
-        ValueError: As `pipelines`, likewise the other errors.
+        ValueError: As `pipelines`, which raises the same errors.
 
     Example:
         >>> from keras_lgg import datasets
@@ -196,18 +197,18 @@ def balanced_batches(
 ) -> np.ndarray:
     """One epoch of class-balanced batches, as indices.
 
-    Each batch holds ``samples`` samples of each of ``classes`` classes that are drawn for it. A
-    class gives all its samples before it gives one again. Label graphs profit: every sample has
-    neighbours of its own class.
+    For each batch, ``classes`` classes are drawn, and ``samples`` samples from each of them. No
+    sample of a class is drawn again before all the others were. Losses on labels gain from this:
+    every sample has neighbours of its own class.
 
     Args:
-        labels: Integers ``(n,)``.
+        labels: Integers ``(n,)``, the class of each sample.
         classes: P, the number of classes in a batch.
-        samples: K, the number of samples of each.
-        seed: Integer or sequence of integers.
+        samples: K, the number of samples from each of them.
+        seed: Integer or sequence of integers, the seed of the draws.
 
     Returns:
-        Integers ``(n // (P * K), P * K)``: the indices of the samples of each batch.
+        Integers ``(n // (P * K), P * K)``: the indices of the samples in each batch.
 
     Raises:
         ValueError: If the labels have fewer than P classes, or fewer than P × K samples.
@@ -247,17 +248,17 @@ def balanced_batches(
 
 
 class BalancedBatches(keras.utils.PyDataset):
-    """Class-balanced batches over arrays, new ones in each epoch, for ``fit`` on every backend.
+    """Class-balanced batches of arrays, drawn anew in each epoch, for ``fit`` on every backend.
 
     Args:
-        images: Array ``(n, ...)``.
-        labels: Integers ``(n,)``.
+        images: Array ``(n, ...)``, of images or any other samples.
+        labels: Integers ``(n,)``, the class of each sample.
         classes: P, the number of classes in a batch.
-        samples: K, the number of samples of each.
-        seed: Seed of the batches.
+        samples: K, the number of samples from each of them.
+        seed: Seed of the draws, for all epochs.
 
     Raises:
-        ValueError: As `balanced_batches`.
+        ValueError: If the labels have fewer than P classes, or fewer than P × K samples.
 
     Example:
         >>> from keras_lgg import datasets
@@ -314,7 +315,7 @@ def _digits():
 
 
 def _split(images, labels, held_out):
-    """Stratified parts ``(rest, held out)``, always the same ones, each in its own order."""
+    """Stratified parts ``(rest, held out)``, always the same ones, each in the original order."""
     selection = checks.require("sklearn.model_selection", "datasets")
     parts = selection.train_test_split(
         np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0
@@ -354,7 +355,7 @@ def _builder(tfds, name, data_dir):
 
 
 def _prepare(builder, download):
-    """Download a set where it is not there yet; or say the two ways to get it."""
+    """Download a set if it is not there yet, or raise an error that says how to get it."""
     if builder.is_prepared():
         return
     reason = None
@@ -362,7 +363,7 @@ def _prepare(builder, download):
         try:
             builder.download_and_prepare()
             return
-        except Exception as error:  # each set has its own ways to fail
+        except Exception as error:  # every set fails in its own way
             reason = error
     why = f"the download failed ({type(reason).__name__}: {reason})" if reason else "download=False"
     raise OSError(
@@ -386,7 +387,7 @@ def _check_is_classification(info):
 
 
 def _normalization(images):
-    """Of pixels in [0, 1]; a channel that never varies is only centred."""
+    """The normalisation of pixels in [0, 1]; a channel that never varies is only centred."""
     axes = tuple(range(images.ndim - 1))
     # In parts, so that no float64 copy of the whole set is made.
     parts = np.array_split(images, math.ceil(len(images) / 1000))
@@ -407,7 +408,7 @@ def _in_order(images, labels, batch_size):
 
 
 def _in_random_order(images, labels, batch_size, balanced, augment, seed):
-    """Training batches; NumPy draws them, so that no global seed has a say."""
+    """Training batches, drawn by NumPy so that they do not depend on any global seed."""
     import tensorflow as tf
 
     draw, size = _sampler(labels, batch_size, balanced)
@@ -429,7 +430,7 @@ def _in_random_order(images, labels, batch_size, balanced, augment, seed):
 
 
 def _sampler(labels, batch_size, balanced):
-    """What draws the batches of an epoch, as indices, and their size where it never varies."""
+    """A function that draws an epoch's batches of indices, and their size if it is fixed."""
     if balanced is None:
         places = range(batch_size, len(labels), batch_size)
         return functools.partial(_permutation, len(labels), places), None
@@ -467,7 +468,7 @@ def _augmented(images, labels, augment, seed):
 
 
 def _random_crop(images, seed):
-    """A crop of each image at a place of its own, after zero padding by an eighth."""
+    """A random crop of each image, after zero padding by an eighth."""
     import tensorflow as tf
 
     height, width = images.shape[1:3]
@@ -490,8 +491,8 @@ def _finish(dataset, normalization):
     def normalize(images, labels):
         return (tf.cast(images, tf.float32) - mean) * scale, labels
 
-    # Autotuning has nothing to tune here, and on one core delays the end of each epoch by up to
-    # twice the time that the epoch took (TensorFlow 2.21).
+    # There is nothing to autotune here, and on one core autotuning delays the end of each epoch by
+    # up to twice the time that the epoch took (TensorFlow 2.21).
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.map(normalize, num_parallel_calls=2).prefetch(2).with_options(options)

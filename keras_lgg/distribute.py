@@ -1,17 +1,17 @@
-"""Training on several machines with TensorFlow, where Keras 3 has no ``fit`` of its own.
+"""Training on several machines with TensorFlow, which ``fit`` of Keras 3 does not support.
 
-Under `tf.distribute.MirroredStrategy`, and with JAX under `keras.distribution`, a model's own
-``fit`` trains on all devices. See :doc:`/backends`.
+Under `tf.distribute.MirroredStrategy`, and on JAX under `keras.distribution`, a model's own ``fit``
+already trains on all devices. See :doc:`/backends`.
 """
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from keras_lgg.checks import check_positive_integer
 from keras_lgg.training.label_checks import ChecksLabels
+from keras_lgg.types import Dataset
 
 __all__ = ["fit"]
 
@@ -22,42 +22,43 @@ def __dir__():
 
 def fit(
     model: keras.Model,
-    data: Any,
+    data: Dataset,
     *,
     epochs: int = 1,
-    validation_data: Any = None,
+    validation_data: Dataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     initial_epoch: int = 0,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """``model.fit`` under `tf.distribute.MultiWorkerMirroredStrategy`, for any Keras model.
 
-    Each process calls it with the same data in the same order, in batches of all replicas together,
-    and each replica takes its part of every batch: the model sees what it would see on one device.
-    Under any other strategy, and without one, this is ``model.fit``.
+    Every process calls it with the same data in the same order, in global batches, and each replica
+    takes its part of every batch: the model sees what it would see on one device. Under any other
+    strategy, and without one, this simply calls ``model.fit``.
 
-    Make, build and compile the model under ``strategy.scope()``, and build its optimizer there,
-    too: ``model.optimizer.build(model.trainable_variables)``. Callbacks run in each process: give
-    those that write files a place for each, and let all of them save, since reading a variable
-    asks all processes.
+    Create, build and compile the model under ``strategy.scope()``, and build its optimizer there as
+    well: ``model.optimizer.build(model.trainable_variables)``. Callbacks run in every process. Give
+    those that write files a separate place in each, and let them save in all of them, since reading
+    a variable involves all processes.
 
     Args:
-        model: A compiled Keras model, made under the strategy's scope; ours or any other.
+        model: A compiled Keras model, created under the strategy's scope; any Keras model will do.
         data: `tf.data.Dataset` of batches ``(x, y)`` or ``(x, y, sample_weight)``, of finite
-            length. A batch holds at least one sample a replica; Keras's own mean over the replicas
-            is that of the batch where they share it evenly.
-        epochs: The epoch at which to end.
-        validation_data: The same for `model.evaluate` after each epoch, or ``None``.
-        callbacks: Keras callbacks; of batches they are told nothing but their number, since asking
-            for logs would make each step wait.
-        initial_epoch: The epoch at which to begin.
-        verbose: As in ``model.fit``; "auto" is 1 in the first process and 0 in the others.
+            length. A batch holds at least one sample per replica. Keras's own losses average over
+            the replicas, which is the mean over the batch if all have equally many samples.
+        epochs: Number of the epoch at which to stop; 1 by default.
+        validation_data: Dataset of the same form, evaluated after each epoch, or ``None``.
+        callbacks: Keras callbacks. At each batch they get its number but no logs, since reading
+            logs would make every step wait.
+        initial_epoch: Number of the epoch at which to start; 0 by default.
+        verbose: 0 for silence, 1 for a progress bar, 2 for one line per epoch; ``"auto"`` is 1 in
+            the first process and 0 in the others.
 
     Returns:
         History of the losses and metrics, over all processes.
 
     Raises:
-        ValueError: If the data is no `tf.data.Dataset`, or labels are not what a penalty reads.
+        ValueError: If the data is not a `tf.data.Dataset`, or a penalty cannot read the labels.
 
     Example:
         >>> import keras, numpy as np, tensorflow as tf, keras_lgg as lgg
@@ -84,7 +85,7 @@ def fit(
 
 
 def _has_several_workers(model):
-    """Whether a model was made under a strategy of several processes."""
+    """Whether a model was created under a strategy with several processes."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -125,7 +126,7 @@ def _fit(model, data, validation_data, *, epochs, initial_epoch, callbacks, verb
 
 
 def _on_all(strategy, step):
-    """A step of all replicas, compiled, which leaves its results in the metrics."""
+    """A compiled step of all replicas; its results are left in the metrics."""
     import tensorflow as tf
 
     @tf.function(reduce_retracing=True)
@@ -136,7 +137,7 @@ def _on_all(strategy, step):
 
 
 def _epoch(model, step, batches, listeners=None):
-    """One pass over the data; the metrics over all replicas."""
+    """One pass over the data; returns the metrics over all replicas."""
     model.reset_metrics()
     for number, batch in enumerate(batches):
         if listeners is not None:
@@ -150,7 +151,7 @@ def _epoch(model, step, batches, listeners=None):
 
 
 def _parts(strategy, data):
-    """The data as each replica of this process takes its part of every batch, in their order."""
+    """The data, distributed so that each replica of this process takes its part of every batch."""
     import tensorflow as tf
 
     count = strategy.num_replicas_in_sync
@@ -169,7 +170,7 @@ def _parts(strategy, data):
 
 
 def _part(x, i, count):
-    """The i-th of so many parts of the rows, of a known number where it can be known."""
+    """The i-th of ``count`` parts of the rows, with a static number of rows if that is known."""
     import tensorflow as tf
 
     n = x.shape[0]

@@ -1,4 +1,4 @@
-"""Layers for models of your own: geometry losses inside them, and relative representations."""
+"""Layers for your own models: geometry losses as layers, and relative representations."""
 
 from keras_lgg.relative.deployment import with_fixed_anchors
 from keras_lgg.relative.layer import RelativeRepresentation

@@ -5,6 +5,7 @@ are `typing.Any` in a program that runs.
 """
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -21,6 +22,21 @@ ArrayLike: TypeAlias = numpy.typing.ArrayLike
 PathLike: TypeAlias = str | os.PathLike[str]
 
 DType: TypeAlias = str | keras.DTypePolicy
+
+# An array or tensor with one row per sample, or a dict, list or tuple of such arrays: what a model
+# takes as `x`, or as `y`.
+Samples: TypeAlias = Any
+
+# What `fit` trains on: (x, y) or (x, y, sample_weight), or whatever `keras.Model.fit` takes as its
+# first argument, such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+Data: TypeAlias = Any
+
+# A layer of a model: its path, as `keras_lgg.layer_paths` lists it, or the layer itself.
+Tap: TypeAlias = str | keras.layers.Layer
+
+# What a penalty looks at: one layer, several along the depth, or (teacher layer, student layer)
+# pairs, in which None stands for the output.
+Taps: TypeAlias = Tap | Sequence[Tap] | Sequence[tuple[Tap | None, Tap | None]]
 
 if TYPE_CHECKING:
     import matplotlib.figure

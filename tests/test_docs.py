@@ -2,6 +2,7 @@
 
 import ast
 import html.parser
+import inspect
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import types
 import urllib.parse
 
+import api_reference
 import execution
 import gallery
 import nbformat
@@ -36,14 +38,24 @@ NEEDS = {
 }
 # What a reader types, and the page that answers.
 SEARCHES = {
-    "recall": "api/generated/keras_lgg.retrieval.evaluate",
+    "recall": "api/retrieval",
     "mask": "faq",
     "padding": "faq",
     "transformer": "faq",
-    "subclass": "tapping",
+    "subclass": "faq",
     "NaN": "faq",
     "weight": "which_loss",
 }
+# What most readers come for: some tutorial or example uses each.
+IMPORTANT = [
+    *("GeometryModel", "Distiller", "Penalty", "compare", "explore", "teacher_cache"),
+    *("losses.GraphDistillation", "losses.RelationalDistance", "losses.GraphSmoothness"),
+    *("losses.TargetGraph", "losses.SmoothnessVariation", "losses.GraphVariation"),
+    *("layers.GeometryPenalty", "layers.RelativeRepresentation", "callbacks.GeometryMonitor"),
+    *("relative.select_anchors", "relative.stitch", "relative.stitching_matrix"),
+    *("relative.Procrustes", "robustness.evaluate", "retrieval.evaluate"),
+    *("tuning.search_penalty_weights", "manifolds.characterize", "constraints.Parseval"),
+]
 # What may stand behind the fence of a block; Python that a reader would copy is executed.
 BLOCKS = {"", "sh", "text", "{code-cell}", "{container}", "{example}", "{gallery}"}
 BLOCKS |= {"{include}", "{index}", "{raw}", "{toctree}"}
@@ -70,6 +82,34 @@ def functions_of_subjects():
         for name, value in values.items()
         if any(getattr(s, name, None) is value and name in s.__all__ for s in subjects)
     }
+
+
+# Subjects whose names have formulas, but for these; a formula has a source.
+MATHEMATICS = [lgg.constraints, lgg.graphs, lgg.losses, lgg.manifolds, lgg.relative, lgg.retrieval]
+IN_WORDS = {"GeometryLoss", "LatentManifold", "Level", "ManifoldReport"}
+NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("module", "name"), NAMES, ids=[f"{module.__name__}.{name}" for module, name in NAMES]
+)
+def test_a_docstring_stands_alone(module, name):
+    text = inspect.getdoc(getattr(module, name))
+    assert ">>> " in text
+    assert not re.search(r"^ +\w+: See `", text, re.MULTILINE), "in its own words"
+    assert not re.search(r"^Reference: \[\d", text, re.MULTILINE), "written out"
+    if module in MATHEMATICS and name not in IN_WORDS:
+        assert ".. math::" in text or ":math:`" in text
+        assert "\nReference" in text or name == "pairwise_distances"
+
+
+@pytest.mark.once
+def test_what_matters_most_is_used_on_pages():
+    for name in IMPORTANT:
+        thing = api_reference.imported(f"keras_lgg.{name}")
+        users = [page for page in gallery.pages() if any(u is thing for u in gallery.uses(page))]
+        assert users, name
 
 
 def is_module(value):
@@ -268,6 +308,10 @@ def test_the_site_is_built_whole(site):
     names = {place for page in site.values() for place in page.places}
     assert public_names() <= names
     assert all((root / page.relative_to(DOCS).with_suffix(".html")) in site for page in PAGES)
+    for path in (root / "api").rglob("*.html"):
+        assert not re.search(r"keras\.src|_SupportsArray|numpy\._typing", path.read_text()), (
+            path.name
+        )
 
 
 @pytest.mark.ci

@@ -11,8 +11,8 @@ import re
 from typing import NamedTuple
 
 import yaml
+from api_reference import imported
 from docutils import nodes
-from reference import imported
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 

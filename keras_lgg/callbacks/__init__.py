@@ -1,4 +1,4 @@
-"""Callbacks for training under geometry penalties: guard, backup, weights, monitors, pictures."""
+"""Callbacks for training under geometry penalties: guard, backup, weights, monitors, figures."""
 
 from keras_lgg.callbacks.backup import AtomicBackup
 from keras_lgg.callbacks.checkpoint import PlainCheckpoint

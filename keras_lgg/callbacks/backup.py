@@ -1,4 +1,4 @@
-"""A callback with which a training goes on where it was killed."""
+"""A callback that lets a killed training go on where it was."""
 
 import pathlib
 import shutil
@@ -11,23 +11,24 @@ import numpy as np
 from keras_lgg import files
 from keras_lgg.types import PathLike
 
-WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # of a backup
-KEPT = 2  # backups, so that there is another one where the last is damaged
+WEIGHTS, SEEDS = "model.weights.h5", "seeds.npz"  # the files of a backup
+KEPT = 2  # backups, so that there is another one if the last is damaged
 
 
 class AtomicBackup(keras.callbacks.Callback):
-    """Lets a training that was killed go on from its last whole epoch, whenever the kill came.
+    """Lets a killed training go on from its last completed epoch, whenever it was killed.
 
-    It does what `keras.callbacks.BackupAndRestore` does at the end of an epoch, and closes two gaps
-    of Keras 3.15. Keras writes the weights and then, into another file, the epoch: a process
-    killed in between trains one epoch too many, and one killed while it writes cannot go on. Here
-    one rename puts a backup in place. And Keras does not keep the seeds of dropout and of other
-    random layers: here they go on where they were.
+    It saves the weights, the optimizer and the epoch at the end of each epoch, as
+    `keras.callbacks.BackupAndRestore` does, restores them when ``fit`` begins, and closes two gaps
+    of Keras 3.15. Keras writes the weights and then, into another file, the epoch: a process killed
+    in between trains one epoch too many, and one killed while it writes cannot go on. Here, a
+    single rename puts a backup in place. And Keras does not save the seeds of dropout and other
+    random layers: here, they go on where they were.
 
-    The backups of the last two epochs are kept, with checksums. Where the last one is not as it was
-    written, a warning says so, and the training goes on from the one before.
+    The backups of the last two epochs are kept, with checksums. If the last one has changed since
+    it was written, a warning says so, and the training goes on from the one before.
 
-    The weights are those of an uninterrupted training where an epoch sees the same batches
+    The final weights are those of an uninterrupted training if an epoch sees the same batches
     whatever came before it, and the operations are deterministic
     (``tf.config.experimental.enable_op_determinism()``).
 
@@ -35,7 +36,8 @@ class AtomicBackup(keras.callbacks.Callback):
         backup_dir: Folder of the backups; it is removed at the end of the training.
 
     Raises:
-        ValueError: In ``fit``, if there are backups and none is as it was written.
+        ValueError: In ``fit``, if there are backups and all of them have changed since they were
+            written.
 
     Example:
         >>> import tempfile, keras, numpy as np, keras_lgg as lgg
@@ -59,7 +61,7 @@ class AtomicBackup(keras.callbacks.Callback):
         with np.load(latest / SEEDS) as seeds:
             for variable, value in zip(self._seeds(), seeds.values(), strict=True):
                 variable.assign(value)
-        # As Keras's own callback tells fit() where to begin.
+        # Tells fit() where to begin, as Keras's own callback does.
         self.model._initial_epoch = int(latest.name)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -75,7 +77,7 @@ class AtomicBackup(keras.callbacks.Callback):
         shutil.rmtree(self.backup_dir, ignore_errors=True)
 
     def _latest_whole(self):
-        """The last backup that is as it was written, after which there is none any more."""
+        """The last undamaged backup; damaged ones after it are removed."""
         damaged, reasons = [], []
         for path in self._backups():
             try:
@@ -89,14 +91,14 @@ class AtomicBackup(keras.callbacks.Callback):
                     f"{' '.join(reasons)} The training goes on from the epoch before, '{path}'.",
                     stacklevel=2,
                 )
-            for later in damaged:  # which would be in the way of new ones
+            for later in damaged:  # they would be in the way of new ones
                 shutil.rmtree(later)
             return path
         if damaged:
             raise ValueError(
                 f"The training cannot go on from '{self.backup_dir}': no backup is whole. "
-                f"{' '.join(reasons)} Delete the folder to begin anew. Whoever trusts the weights "
-                f"all the same, as of a backup by version 0.1.0, which has no checksums: "
+                f"{' '.join(reasons)} Delete the folder to begin anew. If you trust the weights "
+                f"nevertheless, as of a backup by version 0.1.0, which has no checksums, write "
                 f"model.load_weights('{damaged[0] / WEIGHTS}')."
             )
         return None

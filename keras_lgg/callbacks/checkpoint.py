@@ -1,4 +1,4 @@
-"""Checkpoints of the network that is deployed, while a model around it trains."""
+"""Checkpoints of the network that will be deployed, while a model around it trains."""
 
 from typing import Any
 
@@ -11,22 +11,24 @@ from keras_lgg.types import PathLike
 
 
 class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
-    """`keras.callbacks.ModelCheckpoint` of the plain network that is deployed.
+    """Saves checkpoints of the plain network that will be deployed.
 
-    Of a `GeometryModel` that is the base, of a `Distiller` the student, of a model with
+    It is a `keras.callbacks.ModelCheckpoint` that saves another network than the one that trains:
+    for a `GeometryModel` its base, for a `Distiller` the student, and for a model with
     `GeometryPenalty` layers the model without them. What is saved needs nothing of this package,
     and its weights load into the plain network.
 
     Args:
-        filepath: As of `keras.callbacks.ModelCheckpoint`, ``"best.keras"``, or
-            ``"best.weights.h5"`` with ``save_weights_only=True``.
-        monitor: As of `keras.callbacks.ModelCheckpoint`, and so are all others.
-        verbose: 0 or 1.
-        save_best_only: Whether to keep the best alone, by ``monitor``.
-        save_weights_only: Whether to save weights in place of the model.
-        mode: ``"auto"``, ``"min"`` or ``"max"``.
-        save_freq: ``"epoch"``, or a number of batches.
-        initial_value_threshold: What the first is to be better than.
+        filepath: Path of the file, which may contain ``{epoch:02d}`` and the names of logged
+            values: ``"best.keras"`` or, with ``save_weights_only=True``, ``"best.weights.h5"``.
+        monitor: Name of the logged value that says which checkpoint is best.
+        verbose: 0, or 1 to print a message for each file.
+        save_best_only: Whether to keep only the best checkpoint, by ``monitor``.
+        save_weights_only: Whether to save only the weights, rather than the model.
+        mode: Whether the best value is the largest, ``"max"``, or the smallest, ``"min"``;
+            ``"auto"`` decides by the name in ``monitor``.
+        save_freq: When to save: ``"epoch"``, at the end of each epoch, or a number of batches.
+        initial_value_threshold: Value that the first checkpoint must improve on to be the best one.
 
     Example:
         >>> import keras, keras_lgg as lgg, numpy as np, os, tempfile
@@ -68,7 +70,7 @@ class PlainCheckpoint(keras.callbacks.ModelCheckpoint):
         self._trained = model
         super().set_model(_plain(model))
 
-    # On JAX the values of the variables lie elsewhere until they are asked for.
+    # On JAX, the values of the variables are elsewhere until they are fetched.
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.save_freq != "epoch":
             self._fetch()

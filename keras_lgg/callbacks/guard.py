@@ -12,14 +12,14 @@ from keras_lgg.training.rebuilding import layers_of
 
 
 class GeometryGuard(keras.callbacks.Callback):
-    """Stops a training at the step in which a geometry penalty is no longer finite; says where.
+    """Stops a training at the step in which a geometry penalty is no longer finite, and says where.
 
-    One NaN in a penalty makes every weight NaN. A `GeometryModel` or a `Distiller` says so by
-    itself: in its first steps at once, later at the end of the epoch, with the name of what was the
-    first. This callback stops at the step, and also names the tapped layers: it waits for each
-    step, and watching the layers makes those of small networks slower. The weights of the stopped
-    model are lost all the same: go on from a checkpoint (`AtomicBackup`) with what the error
-    advises.
+    One NaN in a penalty makes every weight NaN. A `GeometryModel` or a `Distiller` reports it
+    without this callback: in the first steps at once, later at the end of the epoch, with the name
+    of the first penalty concerned. This callback stops at the step, and also names the tapped
+    layers. It waits for each step, and watching the layers slows small networks down. The weights
+    of the stopped model are lost in any case: go on from a checkpoint (`AtomicBackup`) with what
+    the error advises.
 
     Raises:
         ValueError: In ``fit``, if the model has no geometry penalty.
@@ -55,7 +55,7 @@ class GeometryGuard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         scalars = [float(v) for v in (logs or {}).values() if np.ndim(v) == 0]
         if not all(map(math.isfinite, scalars)):
-            if keras.backend.backend() == "jax":  # which keeps the state of a step beside the model
+            if keras.backend.backend() == "jax":  # it keeps the state of a step beside the model
                 self.model.jax_state_sync()
             raise FloatingPointError(self._message())
 
@@ -63,13 +63,13 @@ class GeometryGuard(keras.callbacks.Callback):
         self._watch(False)
 
     def _watch(self, watching):
-        """Have the training step keep count; it is compiled anew."""
+        """Make the training step keep track, or no longer; it is compiled again."""
         if isinstance(self.model, PenalizedModel):
             self.model.not_finite.watching = watching
             self.model.make_train_function(force=True)
 
     def _message(self):
-        # An int() of it fails under a strategy of several replicas.
+        # int() of it fails under a strategy with several replicas.
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         found = list(self._found())
         if not found:
@@ -87,14 +87,14 @@ class GeometryGuard(keras.callbacks.Callback):
             advice = "Bound their scale, for instance by a normalisation, or lower its power."
             if self._counts_classes(penalty):
                 received += ", or labels that it does not count"
-                advice += " See that all labels lie in [0, num_classes), or are its ignore_class."
+                advice += " Check that all labels lie in [0, num_classes), or are its ignore_class."
         return (
             f"The penalty '{penalty}' is not finite at step {step}. Expected finite "
             f"representations. Received: {received}. {advice}"
         )
 
     def _counts_classes(self, name):
-        """Whether a label beyond ``num_classes`` would make this penalty NaN, too."""
+        """Whether a label beyond ``num_classes`` would make this penalty NaN as well."""
         losses = [p.loss for p in getattr(self.model, "penalties", []) if p.name == name]
         return any(getattr(loss, "num_classes", None) is not None for loss in losses)
 

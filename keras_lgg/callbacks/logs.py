@@ -1,4 +1,4 @@
-"""Where the values of a training are written to, beside the logs of Keras."""
+"""Where the values of a training are written, beside the logs of Keras."""
 
 import contextlib
 import csv
@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from keras_lgg import checks, files
 from keras_lgg.types import PathLike
 
-FIRST = "cka_first"  # the quantity that a training which goes on from a later epoch cannot know
+FIRST = "cka_first"  # the quantity that is unknown to a training that resumes at a later epoch
 
 
 class CsvLog:
-    """A CSV file with a row an epoch, which a training that begins at a later epoch goes on with.
+    """A CSV file with a row per epoch, which a training that begins at a later epoch continues.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, path: PathLike):
         self.path = pathlib.Path(path)
 
     def begin(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write the file up to this epoch: anew, or with the rows that it has."""
+        """Write the file up to this epoch: from scratch, or with the rows that it has."""
         self._header, self._rows = ["epoch", *values], []
         if epoch > 0 and self.path.exists():
             self._header, rows = self._read()
@@ -41,14 +41,14 @@ class CsvLog:
         """Nothing is open between two rows."""
 
     def _write(self):
-        """The whole file, so that nobody ever reads half a row."""
+        """Write the whole file, so that nobody ever reads half a row."""
         with files.beside(self.path) as unfinished, open(unfinished, "w", newline="") as file:
             writer = csv.DictWriter(file, self._header)
             writer.writeheader()
             writer.writerows(self._rows)
 
     def _read(self):
-        """The header and the rows of the file as a training before has left it."""
+        """The header and the rows of the file, as an earlier training left it."""
         text = self.path.read_bytes().decode(errors="replace")
         # Version 0.1.0 appended its rows, so that a kill could cut the last one off.
         whole, _, _ = text.rpartition("\n")
@@ -82,7 +82,7 @@ class CsvLog:
 
 
 def _is_row(row):
-    """Whether a row has its epoch and a number, or nothing, in each other column."""
+    """Whether a row has its epoch and, in each other column, a number or nothing."""
     epoch, *values = row.values()
     try:
         for value in values:
@@ -120,7 +120,7 @@ class EventLog:
 
     @contextlib.contextmanager
     def _recording(self):
-        # Keras's own TensorBoard callback may have switched recording off between its batches. What
-        # is written is on disk at the end of the block.
+        # Keras's TensorBoard callback may have switched recording off between its batches. What is
+        # written is on disk at the end of the block.
         with self._writer.as_default(), self._tf.summary.record_if(True):
             yield

@@ -1,4 +1,4 @@
-"""Numbers that say what the geometry of a layer is like, on a batch; NaN where there is none.
+"""Numbers that describe the geometry of a layer on a batch; NaN if there is none.
 
 [1] Roy, Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
 """
@@ -15,10 +15,10 @@ from keras_lgg.relative.comparison import linear_cka
 
 
 def effective_rank(x: np.ndarray) -> float:
-    """How many directions a representation ``(n, d)`` takes: exp of the entropy of the spectrum.
+    """The number of directions that a representation ``(n, d)`` uses: exp of its spectral entropy.
 
     The singular values of ``x``, not centred, are divided by their sum. The result lies between 1
-    and ``min(n, d)``; it is 0 for zeros alone, and NaN where a value is not finite.
+    and ``min(n, d)``; it is 0 if all values are zero, and NaN if a value is not finite.
 
     Example:
         >>> import numpy as np
@@ -39,8 +39,8 @@ def effective_rank(x: np.ndarray) -> float:
 def isolated_nodes(x: np.ndarray, *, k: int | None = None) -> float:
     """Share of the samples without an edge in ``latent_geometry_graph(x, k=k)``.
 
-    So are rows of zeros, and samples whose similarities to the others sum to 0 or less: the degree
-    normalisation of the losses leaves them out.
+    These are rows of zeros, and samples whose similarities to the others sum to 0 or less: the
+    degree normalisation of the losses leaves them out.
 
     Example:
         >>> import numpy as np
@@ -62,7 +62,7 @@ def isolated_nodes(x: np.ndarray, *, k: int | None = None) -> float:
 def label_smoothness(
     x: np.ndarray, labels: np.ndarray, num_classes: int, *, k: int | None = None
 ) -> float:
-    """`keras_lgg.graphs.label_smoothness` with ``relative=True``, which any batch size shares."""
+    """`keras_lgg.graphs.label_smoothness` with ``relative=True``, comparable across batch sizes."""
     if not np.isfinite(x).all():
         return np.nan
     return float(graphs.label_smoothness(x, labels, num_classes=num_classes, k=k, relative=True))
@@ -76,7 +76,7 @@ def graph_change(x: np.ndarray, following: np.ndarray, *, k: int | None = None) 
 
 
 def alignment(x: np.ndarray, reference: np.ndarray) -> float:
-    """`keras_lgg.relative.linear_cka`; NaN where one of the two is the same for all samples."""
+    """`keras_lgg.relative.linear_cka`; NaN if one of the two is the same for all samples."""
     for rows in (x, reference):
         if not np.isfinite(rows).all() or (rows == rows[:1]).all():
             return np.nan

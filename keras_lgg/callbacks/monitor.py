@@ -18,65 +18,75 @@ from keras_lgg.callbacks.measures import (
 )
 from keras_lgg.callbacks.probes import LayerWatcher, Taps, probed
 from keras_lgg.training.models import network_of
-from keras_lgg.types import PathLike
+from keras_lgg.types import ArrayLike, PathLike, Samples
 
 
 class GeometryMonitor(LayerWatcher):
-    """Measures the geometry of layers on a fixed batch at the end of each epoch, and logs it.
+    r"""Measures the geometry of layers on a fixed batch at the end of each epoch, and logs it.
 
-    For each tapped layer there is, under names such as ``"block1/effective_rank"``,
+    For each tapped layer, under names such as ``"block1/effective_rank"``, there is
 
     * ``label_smoothness``: smoothness of the class labels on the layer's graph, with the normalised
-      Laplacian and divided by n (`keras_lgg.graphs.label_smoothness` with ``relative=True``): in
-      [0, 2] on non-negative features at any n; 0 where classes are apart, and about 1 - 1/c where
-      c classes are mixed. Where ``y`` is given;
-    * ``graph_change``: squared Frobenius distance of the layer's graph and that of the next tapped
-      layer (`keras_lgg.losses.graph_variation`), which the last one lacks;
-    * ``effective_rank``: exp of the entropy of the singular values, divided by their sum, of the
-      representation ``(n, d)`` as it is, not centred [1]; between 1 and min(n, d), 0 for zeros;
+      Laplacian and divided by n (`keras_lgg.graphs.label_smoothness` with ``relative=True``). On
+      non-negative features it lies in [0, 2] at any n: 0 if the classes are separated, and about
+      1 - 1/c if c classes are mixed. Only if ``y`` is given;
+    * ``graph_change``: squared Frobenius distance between the layer's graph and that of the next
+      tapped layer (`keras_lgg.losses.graph_variation`); the last layer has none;
+    * ``effective_rank``: the number of directions that the representation X ``(n, d)`` uses, not
+      centred, as the formula below says; between 1 and min(n, d), and 0 if all values are zero;
     * ``isolated_nodes``: share of the samples without an edge in the layer's graph
       (`keras_lgg.graphs.latent_geometry_graph`): rows of zeros, and samples whose similarities to
       the others sum to 0 or less;
-    * ``cka_teacher``: linear CKA [2] to the layer of the teacher, or without a teacher
-      ``cka_first``: to the same layer before the first epoch. A training that begins at a later
-      epoch, as one that goes on from a backup, does not have ``cka_first``: give a copy of the
-      untrained network as ``teacher``. NaN where all samples look the same.
+    * ``cka_teacher``: linear CKA to the layer of the teacher or, without a teacher, ``cka_first``:
+      to the same layer before the first epoch; NaN if all samples look the same. A training that
+      begins at a later epoch, such as one that goes on from a backup, has no ``cka_first``: pass a
+      copy of the untrained network as ``teacher``.
 
-    Graphs are cosine graphs; all but those of ``label_smoothness`` have normalised degrees. Of a
-    layer that is not finite, every value is NaN.
+    With the singular values :math:`s_i` of X, the effective rank is
 
-    The values go into the logs, where callbacks that come later in the list find them
-    (`keras.callbacks.EarlyStopping`, `keras.callbacks.CSVLogger`), as the history does. A CSV file
-    and TensorBoard also have those from before the training, as epoch 0; epoch e is after e epochs.
+    .. math::
 
-    It warns, once a layer in each ``fit``, of a layer that has collapsed at the end of an epoch:
-    that is not finite, all nodes of which are isolated, or the effective rank of which is below
+        \exp\left( - \sum_i p_i \log p_i \right), \qquad p_i = \frac{s_i}{\sum_j s_j}
+
+    Graphs are cosine graphs; all but those of ``label_smoothness`` have normalised degrees. If a
+    layer is not finite, all its values are NaN.
+
+    The values go into the logs, where the history and callbacks later in the list find them
+    (`keras.callbacks.EarlyStopping`, `keras.callbacks.CSVLogger`). A CSV file and TensorBoard also
+    get the values from before the training, as epoch 0; epoch e is after e epochs.
+
+    The monitor warns, once per layer in each ``fit``, if a layer has collapsed at the end of an
+    epoch: if it is not finite, all its nodes are isolated, or its effective rank is below
     ``min_rank``.
 
-    The layers are asked in inference mode, with no gradient and no change of any state: the
-    trained weights are those of a training without the monitor.
+    Layers run in inference mode, without gradients or changes of any state: the trained weights are
+    those of a training without the monitor.
 
     Args:
-        x: The fixed batch: an array ``(n, ...)``, or a structure of such as the model takes. Time
-            grows like n² and with the width of the layers; some hundred samples do.
+        x: The fixed batch: an array ``(n, ...)``, or a structure of such arrays, as the model takes
+            it. Time grows like n² and with the width of the layers; a few hundred samples are
+            enough.
         y: Its class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
-        taps: Names of layers in their order along the depth; with a teacher, also pairs
-            ``(teacher layer, layer)``: a plain name is that of both. By default the layers of the
-            model's penalties, in their order; of several pairs with one layer, the first counts.
-            The output of the model, where a penalty acts on it, is called ``"output"``.
-        teacher: Model that layers are compared with; by default the teacher of a `Distiller`.
-        k: Number of nearest neighbours in the graphs, or ``None`` for full ones.
-        min_rank: Effective rank below which a layer counts as collapsed. 1 is a single direction,
-            which every sample has in a layer of one unit; such a layer is not judged by its rank.
-        batch_size: Samples that the model sees at a time.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
-        csv: Path of a CSV file, with a row an epoch. It is written anew; by a training that begins
-            at a later epoch, it is gone on with.
+        taps: Names of layers, in their order along the depth; with a teacher, also pairs
+            ``(teacher layer, layer)``; a single name then stands for both. By default the layers of
+            the model's penalties, in their order; of several pairs with one layer, the first
+            counts. The output of the model, if a penalty acts on it, is called ``"output"``.
+        teacher: Model to compare the layers with; by default the teacher of a `Distiller`.
+        k: Number of nearest neighbours in the graphs, or ``None`` for full graphs.
+        min_rank: Effective rank below which a layer counts as collapsed. A rank of 1 is a single
+            direction, all that a layer of one unit can have; such a layer is not judged by its
+            rank.
+        batch_size: Number of samples that the model sees at a time.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``; masked positions do not
+            count.
+        csv: Path of a CSV file, with a row per epoch. It is overwritten, but a training that begins
+            at a later epoch continues it.
         log_dir: Folder of TensorBoard's event files.
 
     Raises:
-        ValueError: If an argument is invalid, or in ``fit``, if a layer cannot be tapped, there are
-            neither penalties nor ``taps``, or the CSV file to go on with has other columns.
+        ValueError: If an argument is invalid or, in ``fit``, if a layer cannot be tapped, there are
+            neither penalties nor ``taps``, or the CSV file to continue has other columns.
         ImportError: In ``fit``, if ``log_dir`` is given and TensorBoard is missing.
 
     Example:
@@ -102,18 +112,17 @@ class GeometryMonitor(LayerWatcher):
         h1/isolated_nodes 2
         h1/cka_first 2
 
-    References:
-        [1] Roy, Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO
-        2007.
-
-        [2] Kornblith et al., "Similarity of neural network representations revisited", arXiv
-        1905.00414. The graphs are those of Algorithms 14(2):39.
+    Reference: the effective rank: Roy and Vetterli, "The effective rank: a measure of effective
+    dimensionality", EUSIPCO 2007; CKA: Kornblith et al., "Similarity of neural network
+    representations revisited", ICML 2019, https://arxiv.org/abs/1905.00414; the graphs: Lassance,
+    Gripon and Ortega, "Representing deep neural networks latent space geometries with graphs",
+    Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
+        x: Samples,
+        y: ArrayLike | None = None,
         *,
         taps: Taps = None,
         teacher: keras.Model | None = None,
@@ -147,7 +156,7 @@ class GeometryMonitor(LayerWatcher):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._began:
             return
-        self._began = True  # only now: other callbacks may restore a backup as the training begins
+        self._began = True  # not earlier: other callbacks may restore a backup on_train_begin
         seen = self._look()
         if self._teacher is not None:
             layers = [tap.teacher for tap in self._taps]
@@ -193,7 +202,7 @@ class GeometryMonitor(LayerWatcher):
             yield FIRST if self._teacher is None else "cka_teacher", alignment(x, reference)
 
     def _warn(self, epoch, name, x, values):
-        """Warn of a layer that has collapsed, if it is the first time."""
+        """Warn if a layer has collapsed, the first time."""
         rank = values[f"{name}/effective_rank"]
         if not np.isfinite(x).all():
             received = "NaN or inf. Look at the data and the learning rate"

@@ -1,4 +1,4 @@
-"""What the layers of a model make of a fixed batch, without a trace in the training around it."""
+"""What the layers of a model make of a fixed batch, without affecting the training around it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ from keras_lgg.training.penalties import layer_taps, teacher_student_taps
 from keras_lgg.training.taps import Tapped, seen_output
 
 Taps = str | Sequence[str | tuple[str, str]] | None
-OUTPUT = "output"  # what the output of a model is called where no layer is named
-COLUMNS = 4096  # of which `condensed` takes the products at a time
+OUTPUT = "output"  # the name of a model's output if no layer is named
+COLUMNS = 4096  # how many of them `condensed` multiplies at a time
 
 
 class Tap(NamedTuple):
-    """A tapped layer, and that of the teacher which belongs to it; ``None`` is the output."""
+    """A tapped layer, and the teacher's layer that belongs to it; ``None`` is the output."""
 
     layer: str | None
     teacher: str | None
@@ -36,13 +36,13 @@ class Probe:
     """A fixed batch of samples.
 
     Args:
-        x: Array ``(n, ...)``, or a structure of such, as the model takes them.
+        x: Array ``(n, ...)``, or a structure of such arrays, as the models take it.
         y: Class labels, integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``; or
             ``None``.
-        batch_size: Samples that a model sees at a time.
+        batch_size: Number of samples that a model sees at a time.
 
     Raises:
-        ValueError: If these are not of one length of at least 2.
+        ValueError: If the arrays do not have one common length of at least 2.
     """
 
     def __init__(self, x: Any, y: Any = None, *, batch_size: int = 128):
@@ -61,7 +61,7 @@ class Probe:
             self.classes = classes_on_host(self.labels, first, argument="y")
 
     def signal(self) -> tuple[np.ndarray, int]:
-        """The labels and the number of classes, which need not be numbered from 0."""
+        """The labels, and the number of classes, which need not be numbered from 0."""
         if not are_class_indices(self.labels):
             return self.labels, self.labels.shape[1]
         names, classes = np.unique(self.classes, return_inverse=True)
@@ -70,7 +70,7 @@ class Probe:
     def representations(
         self, network: Tapped, layers: Sequence[str | None], pool: str | None = None
     ) -> list[np.ndarray]:
-        """What some layers make of the samples, a float array ``(n, d)`` for each."""
+        """What some layers make of the samples, a float array ``(n, d)`` for each layer."""
         parts = [self._seen(network, layers, batch, pool) for batch in self._batches()]
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
@@ -85,7 +85,7 @@ class Probe:
         if None in layers:
             output = _single_output(network.model, outputs)
             taps = {**taps, None: seen_output(network.model, batch, output)}
-        # Copied out of the device at once, so that one batch is on it at a time.
+        # Copied off the device at once, so that only one batch is on it at a time.
         return [
             keras.ops.convert_to_numpy(flatten_representation(pooled(seen.value, seen.mask, pool)))
             for seen in (taps[path] for path in layers)
@@ -100,7 +100,7 @@ class LayerWatcher(keras.callbacks.Callback):
         y: Its class labels.
         taps: Names of layers, see `resolved_taps`.
         log_dir: Folder of TensorBoard's event files, or ``None``.
-        batch_size: Samples that the model sees at a time.
+        batch_size: Number of samples that the model sees at a time.
         pool: How what has positions is pooled, see `keras_lgg.Penalty`.
     """
 
@@ -125,15 +125,15 @@ class LayerWatcher(keras.callbacks.Callback):
         return teacher_of(self.model)
 
     def _look(self):
-        """What the tapped layers make of the batch, an array ``(n, d)`` for each."""
+        """What the tapped layers make of the batch, an array ``(n, d)`` for each layer."""
         layers = [tap.layer for tap in self._taps]
         return self.probe.representations(self._network, layers, self.pool)
 
 
 def condensed(rows: np.ndarray) -> np.ndarray:
-    """Rows ``(n, d)`` in n columns at most, with the inner products that they had.
+    """Rows ``(n, d)`` in at most n columns, with the same inner products.
 
-    All that a graph, an effective rank or a search of neighbours asks of them stays.
+    All that a graph, an effective rank or a search of neighbours needs is preserved.
 
     Example:
         >>> import numpy as np
@@ -147,28 +147,28 @@ def condensed(rows: np.ndarray) -> np.ndarray:
     if d <= n:
         return rows
     products = np.zeros((n, n))
-    for start in range(0, d, COLUMNS):  # in float64, which would be twice the memory as a whole
+    for start in range(0, d, COLUMNS):  # all of it in float64 would take twice the memory
         columns = rows[:, start : start + COLUMNS].astype("float64")
         products += columns @ columns.T
     try:
         return np.linalg.cholesky(products).astype("float32")
-    except np.linalg.LinAlgError:  # of fewer directions than samples; this takes longer
+    except np.linalg.LinAlgError:  # fewer directions than samples; this takes longer
         values, vectors = np.linalg.eigh(products)
         return (vectors * np.sqrt(np.maximum(values, 0))).astype("float32")
 
 
 def teacher_of(model: keras.Model) -> keras.Model | None:
-    """The teacher that a model has, if it has one."""
+    """The teacher of a model, if it has one."""
     return model.teacher if isinstance(model, Distiller) else None
 
 
 def probed(network: keras.Model, layers: Sequence[str | None]) -> Tapped:
-    """A network that can be asked about some of its layers, or raise where one is unknown."""
+    """A network that returns some of its layers; raises if one is unknown."""
     return Tapped(network, [path for path in layers if path is not None])
 
 
 def resolved_taps(model: keras.Model, taps: Taps, teacher: Any) -> list[Tap]:
-    """The taps that a user means, each layer once, or raise.
+    """The chosen taps, each layer once; raises if they are invalid.
 
     Args:
         model: The model that trains.
@@ -201,8 +201,8 @@ def _taps_of_penalties(model):
     if not isinstance(model, PenalizedModel):
         raise ValueError(
             f"The model '{model.name}' does not say what to look at. Expected `taps`, names of "
-            "layers, for a model that is no GeometryModel and no Distiller. Received: taps=None. "
-            "Write for instance taps=['block1', 'block2']."
+            "layers, for a model that is neither a GeometryModel nor a Distiller. Received: "
+            "taps=None. Write for instance taps=['block1', 'block2']."
         )
     if isinstance(model, Distiller):
         pairs = [pair for penalty in model.penalties for pair in teacher_student_taps(penalty)]

@@ -1,4 +1,4 @@
-"""A callback that measures what the embedding of a training is worth for retrieval."""
+"""A callback that measures an embedding by retrieval while it trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,33 +11,36 @@ from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.retrieval.evaluation import evaluate, measure_names
 from keras_lgg.retrieval.search import METRICS
 from keras_lgg.training.models import network_of
-from keras_lgg.types import ArrayLike
+from keras_lgg.types import ArrayLike, Samples
 
 
 class RetrievalMonitor(keras.callbacks.Callback):
-    """Measures by retrieval what an embedding is worth, at the end of each epoch, and logs it.
+    """Measures how good an embedding is for retrieval, at the end of each epoch, and logs it.
 
-    The values are those of `keras_lgg.retrieval.evaluate` of a fixed set of samples among
-    themselves, under names such as ``"val_recall@1"``. They go into the logs, where callbacks that
-    come later in the list find them (``keras.callbacks.EarlyStopping("val_recall@1",
-    mode="max")``), as do the history and a tuner.
+    The values are what `keras_lgg.retrieval.evaluate` returns for a fixed set of samples, searched
+    among themselves: recall, precision, MAP@R and MRR, under names such as ``"val_recall@1"``. They
+    go into the logs, where the history, a tuner and callbacks later in the list find them
+    (``keras.callbacks.EarlyStopping("val_recall@1", mode="max")``).
 
-    The model is asked in inference mode, with no change of any state.
+    The model runs in inference mode, without changes of any state.
 
     Args:
-        x: The samples, an array ``(n, ...)`` or a structure of such as the model takes: those held
-            out, as a rule.
-        y: Their class labels, see `keras_lgg.retrieval.evaluate`.
-        k: Cut-offs of the recall.
-        metric: See `keras_lgg.retrieval.neighbours`.
+        x: The samples, usually held out: an array ``(n, ...)``, or a structure of such arrays, as
+            the model takes it.
+        y: Their class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or multi-hot rows
+            ``(n, c)``.
+        k: Cut-offs of the recall, a sequence of positive integers.
+        metric: What makes a sample near: ``"cosine"``, ``"euclidean"`` or ``"inner"``.
         tap: Name of the layer whose output is the embedding; by default the output of the model.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
-        every: Measures at the end of every so many epochs, and of the last one.
-        prefix: Of the names in the logs.
-        batch_size: Samples that the model sees at a time.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``; masked positions do not
+            count.
+        every: Number of epochs from one measurement to the next; the last epoch is always measured.
+        prefix: What the names in the logs begin with.
+        batch_size: Number of samples that the model sees at a time.
 
     Raises:
-        ValueError: If an argument is invalid, or in ``fit``, if the layer is unknown or no sample
+        ValueError: If an argument is invalid or, in ``fit``, if the layer is unknown or no sample
             shares its class with another.
 
     Example:
@@ -49,11 +52,14 @@ class RetrievalMonitor(keras.callbacks.Callback):
         >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor]).history
         >>> len(history["val_recall@1"]), len(history["val_map@r"])
         (2, 2)
+
+    Reference: MAP@R and R-precision: Musgrave et al., "A metric learning reality check", ECCV 2020,
+    https://arxiv.org/abs/2003.08505
     """
 
     def __init__(
         self,
-        x: Any,
+        x: Samples,
         y: ArrayLike,
         *,
         k: Sequence[int] = (1,),
@@ -83,5 +89,5 @@ class RetrievalMonitor(keras.callbacks.Callback):
             (rows,) = self.probe.representations(self._network, [self.tap], self.pool)
             found = evaluate(rows, labels=self.probe.labels, k=self.k, metric=self.metric)
             self._last = {f"{self.prefix}{name}": value for name, value in found.items()}
-        if logs is not None:  # of each epoch, so that the history has as many of each
+        if logs is not None:  # in each epoch, so that all lists of the history have one length
             logs.update(self._last)

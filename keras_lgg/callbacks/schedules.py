@@ -16,16 +16,22 @@ UNITS = ("step", "epoch")
 
 
 class PenaltyWeightSchedule(keras.callbacks.Callback):
-    """Sets the weight of a penalty before each step of the training, or before each epoch.
+    r"""Sets the weight of a penalty before each step of the training, or before each epoch.
 
-    At time t, in steps or in epochs from 0, the weight is 0 where ``t < delay``, and
+    At time t, in steps or in epochs from 0, with the delay :math:`t_0` and the warm-up w, the
+    weight is
 
-        ``min(1, (t - delay) / warmup) * schedule(t - delay)``
+    .. math::
 
-    from then on: the schedule begins after the delay, and a warm-up raises it from 0. The steps are
-    those of the optimizer, as for a schedule of the learning rate: a second ``fit``, or one that
-    goes on from a backup, goes on with the schedule, too. Where ``compile`` sets
-    ``steps_per_execution``, a weight lasts for that many steps.
+        \lambda(t) = \begin{cases}
+        0 & t < t_0 \\
+        \min\left( 1, \frac{t - t_0}{w} \right) \cdot \text{schedule}(t - t_0) & t \ge t_0
+        \end{cases}
+
+    So the schedule begins after the delay, and a warm-up raises it from 0; without a warm-up, the
+    first factor is 1. The steps are those of the optimizer, as for a schedule of the learning rate:
+    a second ``fit``, or one that goes on from a backup, continues the schedule, too. If ``compile``
+    sets ``steps_per_execution``, a weight lasts for that many steps.
 
     The last weight of each epoch is logged as ``"<name of the penalty>_weight"``, and stays when
     the training ends.
@@ -35,14 +41,15 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
             the time, an integer, and returns the weight, at least 0; or a number, for a constant
             weight with a delay or a warm-up.
         penalty: Name of the penalty: of a `Penalty` of the model, or of a
-            `keras_lgg.layers.GeometryPenalty` in it. ``None`` is the only one that there is.
-        unit: What the time is counted in, ``"step"`` or ``"epoch"``.
+            `keras_lgg.layers.GeometryPenalty` in it. ``None`` means the only one.
+        unit: Unit of time, ``"step"`` or ``"epoch"``.
         delay: How long the weight is 0 at first, in that unit.
         warmup: How long it then rises, in that unit.
 
     Raises:
         ValueError: If an argument is invalid. In ``fit``, if the model has no such penalty, its
-            weight is ``"balanced"``, or the schedule gives no weight; the error names the time.
+            weight is ``"balanced"``, or the schedule returns no valid weight; the error names the
+            time.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -61,7 +68,7 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule: Callable[[int], Any] | float,
+        schedule: keras.optimizers.schedules.LearningRateSchedule | Callable[[int], float] | float,
         penalty: str | None = None,
         *,
         unit: str = "step",
@@ -94,7 +101,7 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
         if self.unit == "epoch":
             self._set_weight(epoch)
         else:
-            # What precedes the epoch; reading it at each step would make JAX wait for the last one.
+            # The steps before this epoch; reading them at each step would make JAX wait.
             optimizer = self.model.optimizer
             batches = getattr(optimizer, "gradient_accumulation_steps", None) or 1
             self._steps_before = int(ops.convert_to_numpy(optimizer.iterations)) * batches
@@ -111,7 +118,7 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
         weight = self._weight_at(time)
         if weight == self._weight:
             return
-        if keras.backend.backend() == "jax":  # which keeps the state of a step beside the model
+        if keras.backend.backend() == "jax":  # it keeps the state of a step beside the model
             self.model.jax_state_sync()
         self._scheduled.weight.assign(weight)
         self._weight = weight
@@ -126,13 +133,13 @@ class PenaltyWeightSchedule(keras.callbacks.Callback):
             raise ValueError(
                 f"The schedule gives the penalty '{self._scheduled.name}' no weight at "
                 f"{self.unit} {time}. Expected a finite number of at least 0. Received: {value!r}, "
-                f"for {since} {self.unit}s since the schedule began. Bound what it returns."
+                f"for {since} {self.unit}s since the schedule began. Bound its values."
             )
         return float(value) * min(1.0, since / self.warmup if self.warmup else 1.0)
 
 
 def scheduled_penalty(model: keras.Model, name: str | None) -> Any:
-    """The `Penalty` or `GeometryPenalty` of a model by its name, or the only one; or raise."""
+    """The `Penalty` or `GeometryPenalty` of a model with this name, or the only one; or raise."""
     own = model.penalties if isinstance(model, PenalizedModel) else []
     penalties = [*own, *layers_of(model, GeometryPenalty)]
     if not penalties:
@@ -147,8 +154,8 @@ def scheduled_penalty(model: keras.Model, name: str | None) -> Any:
         raise checks.invalid("penalty", f"one of the names {names}, which must differ", repr(name))
     if found[0].balance is not None:
         raise ValueError(
-            f"The weight of the penalty '{found[0].name}' cannot be set. Expected one that is a "
-            'number. Received: weight="balanced", which follows the training. Leave out '
+            f"The weight of the penalty '{found[0].name}' cannot be set. Expected a number as its "
+            'weight. Received: weight="balanced", which follows the training. Leave out '
             "PenaltyWeightSchedule, or give the penalty a number."
         )
     return found[0]

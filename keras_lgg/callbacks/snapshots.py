@@ -9,43 +9,48 @@ import numpy as np
 from keras_lgg import checks, files, plots
 from keras_lgg.callbacks.probes import LayerWatcher, Taps, condensed
 from keras_lgg.relative.comparison import finite_rows
-from keras_lgg.types import PathLike
+from keras_lgg.types import ArrayLike, PathLike, Samples
 
 DPI = 150
 
 
 class GraphSnapshot(LayerWatcher):
-    """Draws the latent geometry graphs of layers on a fixed batch, or keeps them, every few epochs.
+    """Draws the latent geometry graphs of layers, or keeps the layers, every few epochs.
 
-    The figures are those of `keras_lgg.plots.layer_graphs`: one before the training, as epoch 0,
-    and one after every ``every`` epochs. The layers are asked as `GeometryMonitor` asks them.
+    The graphs are those of a fixed batch, and the figures those of `keras_lgg.plots.layer_graphs`:
+    one before the training, as epoch 0, and one after every ``every`` epochs. Layers run in
+    inference mode, without gradients or changes of any state.
 
-    With ``keep=True`` it keeps the layers themselves, too, for `keras_lgg.explore`, which has a
+    With ``keep=True`` it also keeps the layers themselves, for `keras_lgg.explore`, which has a
     slider along these epochs.
 
     Args:
-        x: The fixed batch: an array ``(n, ...)``, or a structure of such as the model takes. With
-            some hundred samples the nodes of a graph can still be told apart.
+        x: The fixed batch: an array ``(n, ...)``, or a structure of such arrays, as the model takes
+            it. With a few hundred samples, the nodes of a graph can still be told apart.
         y: Its class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)``.
-            ``None`` where no figure is drawn.
-        taps: Names of layers; by default those of the model's penalties, see `GeometryMonitor`.
+            ``None`` if no figure is drawn.
+        taps: Names of layers, in their order along the depth; by default the layers of the model's
+            penalties, in their order. The output of the model, if a penalty acts on it, is called
+            ``"output"``.
         folder: Folder of the figures, ``epoch_0000.png`` and so on.
-        log_dir: Folder of TensorBoard's event files, where they are images of the name
+        log_dir: Folder of TensorBoard's event files, where the figures are images named
             ``"latent_geometry_graphs"``.
-        keep: Whether ``kept`` holds the layers of each of these epochs, as rows of n columns at
-            most with the inner products that they had: up to ``4 * n**2`` bytes a layer.
+        keep: Whether ``kept`` holds the layers of each of these epochs, as rows of at most n
+            columns with the same inner products: up to ``4 * n**2`` bytes per layer.
         every: Number of epochs from one figure to the next.
-        batch_size: Samples that the model sees at a time.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
+        batch_size: Number of samples that the model sees at a time.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``; masked positions do not
+            count.
         **options: Options of `keras_lgg.plots.layer_graphs`, such as ``layout`` or ``k``.
 
     Attributes:
         kept: Dict from each epoch to a dict from each layer to an array ``(n, min(n, d))``.
 
     Raises:
-        ValueError: If an argument is invalid, there is neither ``folder`` nor ``log_dir`` nor
-            ``keep``, or in ``fit``, if a layer cannot be tapped or is not finite.
-        ImportError: In ``fit``, if matplotlib is missing, or with ``log_dir`` TensorBoard.
+        ValueError: If an argument is invalid, or ``folder``, ``log_dir`` and ``keep`` are all
+            missing. In ``fit``, if a layer cannot be tapped or is not finite.
+        ImportError: In ``fit``, if matplotlib is missing or, with ``log_dir``, TensorBoard.
 
     Example:
         >>> import pathlib, tempfile, keras, numpy as np, keras_lgg as lgg
@@ -57,12 +62,15 @@ class GraphSnapshot(LayerWatcher):
         >>> _ = model.fit(x, x @ np.ones((8, 16)), epochs=4, verbose=0, callbacks=[snapshot])
         >>> sorted(path.name for path in folder.iterdir())
         ['epoch_0000.png', 'epoch_0002.png', 'epoch_0004.png']
+
+    Reference: the graphs: Lassance, Gripon and Ortega, "Representing deep neural networks latent
+    space geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
 
     def __init__(
         self,
-        x: Any,
-        y: Any,
+        x: Samples,
+        y: ArrayLike | None,
         *,
         taps: Taps = None,
         folder: PathLike | None = None,

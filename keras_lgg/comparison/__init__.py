@@ -1,8 +1,8 @@
-"""Does a penalty help? Models with it and without, over seeds, by what they are for.
+"""Does a penalty help? Models with and without it, over several seeds, by measures you choose.
 
     compare(build, penalties, data, test_data=..., measures=["accuracy", "noise_accuracy"])
 
-gives a table of effects with their spread, a verdict in words, and a figure.
+returns a table of effects with their spread, a verdict in words, and a figure.
 """
 
 from keras_lgg.comparison.measures import Measure

@@ -1,9 +1,8 @@
-"""What a trained network is measured by, by name."""
+"""Measures of a trained network, by name."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +15,7 @@ from keras_lgg.robustness.corruptions import GaussianNoise
 from keras_lgg.robustness.evaluation import are_distributions, evaluate
 from keras_lgg.robustness.faults import DroppedUnits
 from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
+from keras_lgg.types import Samples
 
 BEST = ("max", "min")
 LEVELS = (20, 15, 10, 5, 0)  # dB, of "noise_accuracy"
@@ -24,14 +24,14 @@ BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number that says what a trained network is worth.
+    """A number that says how good a trained network is, for `compare`.
 
     Args:
-        name: Its name, in tables and figures.
+        name: Name of the measure, in tables and figures.
         value: Function ``value(network, x, y)`` of a plain Keras model and the test data, which
-            returns a number.
-        best: ``"max"`` where more is better, or ``"min"``.
-        is_share: Whether it is a share of 1, which is shown in percent.
+            returns the number.
+        best: ``"max"`` if more is better, the default, or ``"min"`` if less is better.
+        is_share: Whether the number is a share between 0 and 1, to be shown in percent.
 
     Example:
         >>> from keras_lgg.comparison import Measure
@@ -43,7 +43,7 @@ class Measure:
     """
 
     name: str
-    value: Callable[[keras.Model, Any, Any], float]
+    value: Callable[[keras.Model, Samples, Samples], float]
     best: str = "max"
     is_share: bool = False
 
@@ -52,23 +52,25 @@ class Measure:
             raise checks.invalid("value", "a function value(network, x, y)", repr(self.value))
         checks.check_choice("best", self.best, BEST)
 
-    def of(self, network: keras.Model, x: Any, y: Any) -> float:
-        """The value as it is shown, in percent where it is a share."""
+    def of(self, network: keras.Model, x: Samples, y: Samples) -> float:
+        """The value as it is shown: in percent if it is a share."""
         value = float(self.value(network, x, y))
         return 100 * value if self.is_share else value
 
 
-def measure(given: Any, taps: Sequence[str] = ()) -> Measure:
+def measure(
+    given: str | DataPerturbation | ModelPerturbation | Measure, taps: Sequence[str] = ()
+) -> Measure:
     """The `Measure` that a name, a perturbation or a measure stands for.
 
     Args:
         given: ``"accuracy"``, also called ``"student_accuracy"``; ``"noise_accuracy"``, the mean
             over five levels of Gaussian noise on inputs in [0, 1], from 20 to 0 dB;
             ``"dropped_units_accuracy"``, the mean over `robustness.DroppedUnits` at ``taps``;
-            ``"mean_squared_error"``; or a name of `retrieval.evaluate`, such as ``"recall@1"``, of
-            the outputs as embeddings. Or a perturbation of `robustness`: the mean accuracy over its
-            severities. Or a `Measure`.
-        taps: Where units are dropped.
+            ``"mean_squared_error"``; or a result of `retrieval.evaluate`, such as ``"recall@1"``,
+            with the outputs as embeddings. Or a perturbation of `robustness`: the mean accuracy
+            over its severities. Or a `Measure`.
+        taps: The layers in which units are dropped.
 
     Raises:
         ValueError: If it is none of these.
@@ -101,7 +103,7 @@ NAMES = (
 
 
 def is_of_retrieval(name):
-    """Whether a name is one of `retrieval.evaluate`, at any cut-off."""
+    """Whether a name is a result of `retrieval.evaluate`, at any cut-off."""
     return name in measure_names([1]) or bool(re.fullmatch(r"recall@[1-9][0-9]*", str(name)))
 
 

@@ -1,4 +1,4 @@
-"""What a comparison found: the values of each run, effects, a verdict, a figure."""
+"""The result of a comparison: the values of each run, effects, a verdict, a figure."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from keras_lgg.types import DataFrame, Figure
 
 
 class Quantity(Protocol):
-    """What is said of values that are measured: all of a `Measure` but how it is taken."""
+    """What is known about a measured quantity: a `Measure` without the function that takes it."""
 
     @property
     def name(self) -> str: ...
@@ -26,15 +26,17 @@ class Quantity(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The values of each variant in each run, and what they say.
+    """The values of each variant in each run, their effects, and a verdict in words.
+
+    An effect is the mean difference to the baseline, over runs of the same seed. It counts as
+    better or worse if it exceeds its spread, the standard deviation of these differences. Printing
+    the object shows `to_markdown` and `verdict`.
 
     Attributes:
         values: Dict from the name of each variant, the baseline first, to a dict from the name of
             each measure to an array ``(seeds,)``; shares are in percent.
-        measures: The measures, or what else has their ``name``, ``best`` and ``is_share``.
-        seeds: Of the runs.
-
-    Its text is `to_markdown` and `verdict`.
+        measures: The measures, or any objects with their ``name``, ``best`` and ``is_share``.
+        seeds: The seeds of the runs.
 
     Example:
         >>> import numpy as np
@@ -55,10 +57,10 @@ class Comparison:
         return next(iter(self.values))
 
     def effects(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """By variant and measure the mean of the differences to the baseline, and their spread.
+        """The effect of each variant on each measure: mean and spread of the differences.
 
-        The differences are of runs of the same seed; the spread is their standard deviation (of a
-        sample), NaN for one seed.
+        Differences are taken to the baseline's run of the same seed. The spread is their sample
+        standard deviation, NaN for a single seed.
         """
         base = self.values[self.baseline]
         return {
@@ -68,7 +70,7 @@ class Comparison:
         }
 
     def verdict(self) -> str:
-        """In words what each variant gains and loses, and whether that is beyond the spread."""
+        """One sentence per variant: what it gains and loses, and whether beyond the spread."""
         return "\n".join(self._sentence(*each) for each in self.effects().items())
 
     def _sentence(self, variant, effects):
@@ -89,7 +91,7 @@ class Comparison:
         return f"{variant}, to {self.baseline}: {'; '.join(parts)}: {conclusion}."
 
     def to_frame(self) -> DataFrame:
-        """A pandas DataFrame with a row a run: ``variant, seed`` and a column a measure."""
+        """A pandas DataFrame, one row per run: ``variant``, ``seed``, one column per measure."""
         pandas = checks.require("pandas", "robustness")
         return pandas.concat(
             [
@@ -100,7 +102,7 @@ class Comparison:
         )
 
     def to_markdown(self) -> str:
-        """A table of means ± standard deviations over the seeds, and of the effects."""
+        """A table of means ± standard deviations over the seeds, with the effects."""
         head = ["", *map(_titled, self.measures)]
         rows = [head, ["---"] * len(head)]
         effects = self.effects()
@@ -122,7 +124,7 @@ class Comparison:
         return str(self)
 
     def plot(self, **options: Any) -> Figure:
-        """The figure of `plots.effects`, of these values."""
+        """The figure that `plots.effects` draws of these values; it takes the same options."""
         return draw_effects(
             {
                 _titled(m): {variant: found[m.name] for variant, found in self.values.items()}
@@ -142,7 +144,7 @@ def _mean_and_spread(values):
 
 
 def _is_beyond(effect, best):
-    """Whether an effect is better, or with the other ``best`` worse, beyond its spread."""
+    """Whether an effect is better (with the other ``best``, worse) beyond its spread."""
     mean, spread = effect
     return (mean if best == "max" else -mean) > spread  # never, where that is NaN
 

@@ -7,51 +7,56 @@ import keras
 import numpy as np
 
 from keras_lgg import checks
-from keras_lgg.comparison.measures import measure
+from keras_lgg.comparison.measures import Measure, measure
 from keras_lgg.comparison.result import Comparison
+from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
 from keras_lgg.training.models import network_of
 from keras_lgg.training.penalties import Penalty, check_penalties, fresh, named_taps
+from keras_lgg.types import Data, Samples
 
 PLAIN = "plain"
 
 
 def compare(
     build: Callable[[list[Penalty]], keras.Model] | None,
-    penalties: Penalty | Sequence[Penalty] | Mapping[str, Any],
-    data: Any,
+    penalties: Penalty
+    | Sequence[Penalty]
+    | Mapping[str, Penalty | Sequence[Penalty] | Callable[[], keras.Model] | None],
+    data: Data,
     *,
-    test_data: tuple[Any, Any],
-    measures: Sequence[Any] = ("accuracy",),
+    test_data: tuple[Samples, Samples],
+    measures: Sequence[str | Measure | DataPerturbation | ModelPerturbation] = ("accuracy",),
     weights: Sequence[float] | None = None,
     seeds: int | Sequence[int] = 3,
     progress: bool = True,
     **fit_options: Any,
 ) -> Comparison:
-    """Train a model with penalties and without, over seeds, and say what they bring.
+    """Train a model with and without penalties, over several seeds, and measure the difference.
 
-    All variants of a seed start from the same weights and see the same batches, as far as
-    ``build`` makes their layers in the same order. What is tested here decides nothing: choose
-    weights on validation data first, see `tuning.search_penalty_weights`.
+    With the same seed, all variants start from the same weights and see the same batches, provided
+    that ``build`` makes their layers in the same order. Do not choose anything by the test data:
+    choose weights on validation data first, for instance with `tuning.search_penalty_weights`.
 
     Args:
-        build: Function ``build(penalties)`` that returns a compiled model which holds these
-            penalties: a `GeometryModel`, a `Distiller`, or another one; with the empty list, the
-            plain model. ``None`` where each variant builds its own.
+        build: Function ``build(penalties)`` that returns a compiled model with these penalties: a
+            `GeometryModel`, a `Distiller`, or any other; for the empty list, the plain model.
+            ``None`` if each variant builds its own.
         penalties: A `Penalty`, or a list of them, to compare with none; or a dict from the name of
-            each variant to its penalties, or to a function with no argument that builds a compiled
-            model of its own. The first variant is what the others are compared with.
-        data: ``(x, y)``, ``(x, y, sample_weight)``, or anything else that `keras.Model.fit` takes
-            as ``x``.
-        test_data: ``(x, y)``, arrays that nothing was chosen by.
-        measures: Of the plain network that is left when the penalties are taken off. Names:
+            each variant to its penalties, or to a function without arguments that builds its own
+            compiled model. The first variant is the baseline that the others are compared with.
+        data: Training data: ``(x, y)``, ``(x, y, sample_weight)``, or anything else that
+            `keras.Model.fit` takes as ``x``.
+        test_data: ``(x, y)``, arrays by which nothing was chosen.
+        measures: What to measure of the plain network that remains without the penalties. Names:
             ``"accuracy"`` (in a `Distiller` that of the student, also ``"student_accuracy"``),
-            ``"noise_accuracy"`` (Gaussian noise from 20 to 0 dB on inputs in [0, 1]),
+            ``"noise_accuracy"`` (under Gaussian noise from 20 to 0 dB, for inputs in [0, 1]),
             ``"dropped_units_accuracy"`` (at the taps of the penalties), ``"mean_squared_error"``,
-            and those of `retrieval.evaluate`, such as ``"recall@1"``; perturbations of
-            `keras_lgg.robustness`; and `Measure` of your own.
-        weights: Of one penalty: a variant for each of these weights, in place of its own.
-        seeds: How many, from 0, or which.
-        progress: Whether to show a bar of the epochs of all runs.
+            and the results of `retrieval.evaluate`, such as ``"recall@1"``. Also perturbations of
+            `keras_lgg.robustness`, and `Measure` objects.
+        weights: With a single penalty: makes one variant for each of these weights. ``None`` keeps
+            the penalty's own weight.
+        seeds: The number of seeds, which then count from 0, or the seeds themselves.
+        progress: Whether to show a progress bar over the epochs of all runs.
         **fit_options: Further arguments of `keras.Model.fit`, such as ``epochs``, ``batch_size``
             and ``callbacks``.
 
@@ -59,7 +64,8 @@ def compare(
         `Comparison`.
 
     Raises:
-        ValueError: If an argument is not of these forms, or ``build`` returns no compiled model.
+        ValueError: If an argument has none of these forms, or ``build`` does not return a compiled
+            model.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -112,7 +118,7 @@ def compare(
 
 
 def _variants(penalties, weights):
-    """Dict from the name of each variant to its penalties, or to what builds it."""
+    """Dict from the name of each variant to its penalties, or to the function that builds it."""
     if weights is not None:
         if not isinstance(penalties, Penalty):
             raise checks.invalid("weights", "one lgg.Penalty to give them to", repr(penalties))
@@ -131,7 +137,7 @@ def _variants(penalties, weights):
 
 
 def _trained(build, variant, data, seed, bar, fit_options):
-    """The plain network of one run."""
+    """Train the model of one run; returns its plain network."""
     keras.utils.set_random_seed(seed)
     model = variant() if callable(variant) else build([fresh(penalty) for penalty in variant])
     if not isinstance(model, keras.Model) or not model.compiled:
@@ -148,7 +154,7 @@ def _trained(build, variant, data, seed, bar, fit_options):
 
 
 class _Bar(keras.callbacks.Callback):
-    """One bar for the epochs of all runs."""
+    """One progress bar for the epochs of all runs."""
 
     def __init__(self, epochs):
         super().__init__()

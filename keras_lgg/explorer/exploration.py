@@ -1,9 +1,9 @@
-"""The geometry of networks on a batch, computed, and the page on which one looks at it."""
+"""The geometry of networks on a batch, computed, and the page that shows it."""
 
 import html
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -15,14 +15,15 @@ from keras_lgg.explorer import page
 from keras_lgg.explorer.geometry import MEASURES, Geometry, geometry_of
 from keras_lgg.explorer.networks import Network, networks_of
 from keras_lgg.explorer.placement import placed, start_of
-from keras_lgg.explorer.samples import Samples, samples_of
+from keras_lgg.explorer.samples import ShownSamples, samples_of
 from keras_lgg.graphs.labels import named_classes
 from keras_lgg.graphs.pooling import check_pool
-from keras_lgg.types import ArrayLike, PathLike
+from keras_lgg.relative.similarity_maps import Layers
+from keras_lgg.types import ArrayLike, PathLike, Samples
 
 MOST_SAMPLES = 500
 ROOM = 5_000_000  # bytes of a page for similarities
-HEIGHT = 900  # pixels of the page in a notebook
+HEIGHT = 900  # pixels, of the page in a notebook
 Explorable: TypeAlias = keras.Model | GraphSnapshot
 
 
@@ -34,22 +35,22 @@ class Frame(NamedTuple):
 
 
 class Exploration:
-    """A batch in the layers of networks: numbers, and a page on which one looks at them.
+    """A batch as the layers of networks see it: numbers, and a page that shows them.
 
     `keras_lgg.explore` makes it. A notebook shows the page by itself.
 
     Args:
         networks: What the layers make of the samples.
-        samples: What is shown of a sample.
-        frames: Of each network, epoch and layer a `Frame`.
-        classes: Class of each sample, counted from 0, or ``None``.
+        samples: What is shown for each sample.
+        frames: For each network, epoch and layer a `Frame`.
+        classes: Class of each sample, numbered from 0, or ``None``.
         class_names: Name of each class.
         k: Number of neighbours.
 
     Attributes:
         layers: Dict from the name of each network to the names of its layers.
-        epochs: Dict from the name of each network to the epochs at which it was looked at; of a
-            model as it is ``(None,)``.
+        epochs: Dict from the name of each network to the epochs at which it was looked at; for a
+            model as it is, ``(None,)``.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -64,7 +65,7 @@ class Exploration:
     def __init__(
         self,
         networks: Sequence[Network],
-        samples: Samples,
+        samples: ShownSamples,
         frames: Sequence[Sequence[Sequence[Frame]]],
         classes: np.ndarray | None,
         class_names: Sequence[str],
@@ -79,16 +80,22 @@ class Exploration:
         self.k = k
 
     def measures(self, network: str | None = None) -> dict[str, np.ndarray]:
-        """The numbers of each layer, those of the curves of the page.
+        """The numbers of each layer, which the curves of the page show.
 
         Args:
             network: Name of a network; by default the first.
 
         Returns:
-            Dict from ``"label_smoothness"`` (see `keras_lgg.graphs.label_smoothness`, relative),
-            ``"effective_rank"`` and ``"knn_accuracy"``, the share of the samples whose k nearest
-            neighbours vote for their class, to arrays ``(epochs, layers)``. Without labels there
-            is the effective rank alone.
+            Dict from the name of each measure to an array ``(epochs, layers)``:
+
+            * ``"label_smoothness"``: smoothness of the labels on the layer's graph, relative to n,
+              as by `keras_lgg.graphs.label_smoothness`: 0 if the classes are separated;
+            * ``"effective_rank"``: the number of directions that the layer uses, exp of the entropy
+              of its singular values;
+            * ``"knn_accuracy"``: share of the samples whose k nearest neighbours vote for their
+              class.
+
+            Without labels there is only the effective rank.
         """
         frames = self._frames(network)
         names = [name for name in MEASURES if name in frames[0][0].geometry.measures]
@@ -98,23 +105,23 @@ class Exploration:
         }
 
     def neighbours(self, network: str | None = None, layer: str | None = None) -> np.ndarray:
-        """The nearest neighbours of each sample at a layer, by cosine, ``(n, k)``.
+        """The k nearest neighbours of each sample at a layer, by cosine, ``(n, k)``.
 
         Args:
             network: Name of a network; by default the first.
-            layer: Name of a layer; by default the last. Of several epochs the last.
+            layer: Name of a layer; by default the last. Of several epochs, the last is taken.
         """
         return self._geometry(network, layer).neighbours
 
     def suspects(self, network: str | None = None, layer: str | None = None) -> np.ndarray:
-        """Samples whose neighbours are of another class: wrong labels are found among them.
+        """Samples whose neighbours vote for another class: wrong labels can be found among them.
 
         Args:
             network: Name of a network; by default the first.
-            layer: Name of a layer; by default the last. Of several epochs the last.
+            layer: Name of a layer; by default the last. Of several epochs, the last is taken.
 
         Returns:
-            Their indices, those first that have the most neighbours of another class.
+            Their indices, those with the most neighbours of another class first.
 
         Raises:
             ValueError: If there are no labels.
@@ -124,10 +131,10 @@ class Exploration:
         return np.asarray(self._geometry(network, layer).suspects)
 
     def save(self, path: PathLike) -> None:
-        """Write the page: one file of HTML that needs nothing else, no server and no network.
+        """Write the page: one HTML file that needs nothing else, neither a server nor a network.
 
         Args:
-            path: Of the file, ``"page.html"``.
+            path: Path of the file, such as ``"page.html"``.
         """
         text = page.page_of(self)
         with files.beside(path) as unfinished:
@@ -158,10 +165,10 @@ class Exploration:
 
 def explore(
     model: Explorable | Sequence[Explorable] | Mapping[str, Explorable],
-    x: Any,
+    x: Samples,
     y: ArrayLike | None = None,
     *,
-    layers: Any = None,
+    layers: Layers | Mapping[str, Layers] = None,
     images: ArrayLike | None = None,
     texts: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
@@ -171,43 +178,44 @@ def explore(
 ) -> Exploration:
     """Look into a network: a page with the geometry of its layers on a batch.
 
-    The page shows the graph of each layer, whose nodes keep their places as well as they can along
-    a slider through the depth; beside it the similarities of all pairs, sorted by class, and label
-    smoothness, effective rank and accuracy of the neighbours' vote along the depth. Who is
-    selected in one is selected in all, with the neighbours at each layer. Samples whose neighbours
-    are of another class are listed: wrong labels are found there.
+    The page shows the graph of each layer, with a slider through the depth along which the nodes
+    keep their places as well as they can. Beside it are the similarities of all pairs, sorted by
+    class, and curves along the depth: label smoothness, effective rank, and accuracy of the
+    neighbours' vote. A sample selected in one view is selected in all, with its neighbours at each
+    layer. Samples whose neighbours vote for another class are listed: wrong labels can be found
+    there.
 
     Args:
-        model: Any Keras model. A `GeometryModel` stands for its base, a `Distiller` for teacher
-            and student. A `keras_lgg.callbacks.GraphSnapshot` that kept its layers has a slider
-            along the epochs: of many, so many as a page can hold, spread evenly. Up to 4 of these
-            side by side, in a dict by name or in a list.
-        x: From 2 to 500 samples, an array ``(n, ...)`` or a structure of such, as the model takes
-            them.
+        model: Any Keras model. A `GeometryModel` stands for its base, a `Distiller` for teacher and
+            student. A `keras_lgg.callbacks.GraphSnapshot` that kept its layers adds a slider along
+            the epochs: if there are too many for a page, a selection of them, evenly spread. Up to
+            4 of these side by side, in a dict by name or in a list.
+        x: From 2 to 500 samples, an array ``(n, ...)`` or a structure of such arrays, as the model
+            takes them.
         y: Class labels: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which
-            the largest entry counts. Without them the page has no classes. Colours and signs of
-            more than 56 classes come again.
-        layers: Paths of layers, patterns, or layers, as of `Penalty`; or a dict of such by the
-            name of the model (``"teacher"`` and ``"student"`` of a `Distiller`). By default at
-            most 8 along the depth.
-        images: Pictures of the samples, ``(n, h, w)`` or ``(n, h, w, c)``, of uint8 or of floats
-            in [0, 1]; others are scaled from their least to their largest value. By default
-            ``x``, where it may be pictures.
-        texts: Texts of the samples, strings ``(n,)``. By default ``x``, where it is strings.
+            the largest entry counts. Without them the page has no classes. With more than 56
+            classes, colours and markers repeat.
+        layers: Paths of layers, patterns such as ``"block*"``, layers, or a list of these; or a
+            dict of such by the name of the model (``"teacher"`` and ``"student"`` for a
+            `Distiller`). By default at most 8 layers along the depth.
+        images: Images of the samples, ``(n, h, w)`` or ``(n, h, w, c)``, of uint8 or of floats
+            in [0, 1]; others are scaled from their smallest to their largest value. By default
+            ``x``, if it can be images.
+        texts: Texts of the samples, strings ``(n,)``. By default ``x``, if it holds strings.
         classes: Name of each class, by its index; by default the index.
-        k: Number of nearest neighbours by cosine: those that an edge leads to, that vote, and that
-            are listed.
-        pool: How what has positions is pooled, see `Penalty`. Maps of many pixels are large:
-            ``"mean"`` makes them small.
-        batch_size: Samples that a model sees at a time.
+        k: Number of nearest neighbours by cosine that are joined by edges, vote, and are listed.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``. Feature maps with many
+            pixels are large: ``"mean"`` makes them small.
+        batch_size: Number of samples that a model sees at a time.
 
     Returns:
         An `Exploration`: ``save("page.html")`` writes the page; notebooks show it.
 
     Raises:
-        ValueError: If an argument is not as above, a layer cannot be tapped, or what it gives is
-            not finite.
-        ImportError: When the page is made, if bokeh is missing, of the extra ``explorer``.
+        ValueError: If an argument is not as above, or a layer cannot be tapped or is not finite.
+        ImportError: When the page is made, if bokeh, which the extra ``explorer`` brings, is
+            missing.
 
     Example:
         >>> import pathlib, tempfile, keras, numpy as np, keras_lgg as lgg
@@ -228,7 +236,10 @@ def explore(
         >>> path = pathlib.Path(tempfile.mkdtemp(), "page.html")
         >>> found.save(path)
 
-    Reference: Algorithms 14(2):39; Rauber et al., EuroVis 2016, for the places of the nodes.
+    Reference: the graphs: Lassance, Gripon and Ortega, "Representing deep neural networks latent
+    space geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343; the
+    places of the nodes: Rauber, Falcão and Telea, "Visualizing time-dependent data using dynamic
+    t-SNE", EuroVis 2016
     """
     checks.check_positive_integer("k", k)
     check_pool(pool)
@@ -251,14 +262,14 @@ def _probe(x, y, batch_size):
     if probe.size > MOST_SAMPLES:
         both = "x[:500]" if y is None else "x[:500] and y[:500]"
         raise ValueError(
-            f"Invalid value for argument `x`. Expected at most {MOST_SAMPLES} samples, which a "
+            f"Invalid value for argument `x`. Expected at most {MOST_SAMPLES} samples, all that a "
             f"page can show. Received: {probe.size} of them. Choose some, such as {both}."
         )
     return probe
 
 
 def _classes(probe, names):
-    """The class of each sample, counted from 0 among those present, and the names of these."""
+    """The class of each sample, numbered from 0 among those present, and their names."""
     if probe.labels is None:
         if names is not None:
             raise checks.invalid("classes", "None without `y`", repr(names))
@@ -267,7 +278,7 @@ def _classes(probe, names):
 
 
 def _placed(geometries):
-    """Frames, each of which begins where the one before in depth, in time or beside it ended."""
+    """Frames, each of which begins where the one before it, in depth, time or beside it, ended."""
     frames = []
     for network in geometries:
         epochs = []

@@ -7,8 +7,8 @@ import numpy as np
 from keras_lgg import checks
 from keras_lgg.plots import style
 
-# Of matplotlib's markers those of bokeh, whose X has no area; signs that look like them, for the
-# text around; and how much larger they are drawn, to cover as much.
+# For matplotlib's markers: those of bokeh, whose X has no area; signs that look like them, for
+# the text around; and how much larger they are drawn, to cover an equal area.
 MARKERS = {
     "o": ("circle", "●", 1.0),
     "s": ("square", "■", 0.95),
@@ -31,12 +31,12 @@ TITLES = {
 
 
 def looks(count: int) -> list[tuple[str, str, str, float]]:
-    """Colour, marker of bokeh, its sign and its size, of each of so many classes."""
+    """Colour, bokeh's marker, its sign and its size, for each of ``count`` classes."""
     return [(color, *MARKERS[marker]) for color, marker, _ in style.looks(count)]
 
 
 def node_source(count: int, networks: int) -> Any:
-    """The nodes of all graphs, side by side: who is selected in one is selected in each."""
+    """The nodes of all graphs: what is selected in one graph is selected in each."""
     columns = [f"{axis}{i}" for i in range(networks) for axis in "xy"]
     columns += ["color", "marker", "size"]
     models = checks.require("bokeh.models", "explorer")
@@ -47,12 +47,12 @@ def graph(index: int, nodes: Any, edges: Any, rings: Any, window: Any, name: str
     """The graph of a layer: samples by class, edges by weight, rings around some samples.
 
     Args:
-        index: Of the network, whose columns of the nodes these are.
+        index: Index of the network whose columns of the nodes are drawn.
         nodes: See `node_source`.
         edges: Source of the ends of the edges and of their opacities.
         rings: Source of the places of the rings.
-        window: Ends of what it shows along x, and along y.
-        name: Of the figure.
+        window: The ends of what it shows along x, and along y.
+        name: Name of the figure.
     """
     plot = _square(name, "tap,lasso_select,box_select", *window)
     plot.axis.visible = False
@@ -72,7 +72,7 @@ def graph(index: int, nodes: Any, edges: Any, rings: Any, window: Any, name: str
         selection_line_width=3,
         selection_line_color="black",
     )
-    # On top, where no other node hides them.
+    # On top, so that no other node hides them.
     plot.scatter(
         "x",
         "y",
@@ -91,21 +91,21 @@ def graph(index: int, nodes: Any, edges: Any, rings: Any, window: Any, name: str
 
 
 def node_size(count: int) -> float:
-    """Pixels of a node, of so many."""
+    """Size of a node in pixels, if there are ``count`` of them."""
     return float(np.clip(2000 / count, 8, 13))
 
 
 def matrix(count: int, image: Any, bands: Any, classes: Any, signed: bool, name: str) -> Any:
-    """The similarities of all pairs of samples, sorted, the first one at the top left.
+    """The similarities of all pairs of samples, sorted, with the first one at the top left.
 
     Args:
         count: Number of samples.
         image: Source of the image, of float32.
         bands: Source of the places of the selected samples.
-        classes: Pairs of the name of a class and the number of its samples, sorted as they are;
-            or ``None``.
+        classes: Pairs of the name of a class and the number of its samples, in the order of the
+            samples; or ``None``.
         signed: Whether a similarity is negative.
-        name: Of the figure.
+        name: Name of the figure.
     """
     models = checks.require("bokeh.models", "explorer")
     plot = _square(name, "box_select", (0, count), (0, count))
@@ -131,17 +131,17 @@ def curve(measure: str, sources: Any, values: np.ndarray, ticks: Any, looks: Any
 
     Args:
         measure: One of `keras_lgg.explorer.geometry.MEASURES`.
-        sources: Of each network a source of columns ``depth`` and the measures.
-        values: All that will be shown.
+        sources: For each network, a source with a column ``depth`` and one for each measure.
+        values: All values that will be shown.
         ticks: Names of the layers, or of their places.
-        looks: Of each network its colour, its marker and a pattern of its line.
+        looks: For each network, its colour, its marker and the pattern of its line.
 
     Returns:
-        The figure and the line at the layer.
+        The figure, and the line at the layer.
     """
     plotting = checks.require("bokeh.plotting", "explorer")
     models = checks.require("bokeh.models", "explorer")
-    # Smoothness is below 0 where many similarities are.
+    # Smoothness is below 0 if many similarities are.
     low, high = min(0.0, float(np.min(values))), max(0.0, float(np.max(values)))
     if measure == "knn_accuracy":
         low, high = max(0.0, np.floor(10 * np.min(values) - 0.5) / 10), 1.0
@@ -172,7 +172,7 @@ def curve(measure: str, sources: Any, values: np.ndarray, ticks: Any, looks: Any
 
 
 def shortened(name: str, most: int = 16) -> str:
-    """The path of a layer in so many letters at most: its end says more than its beginning."""
+    """The path of a layer in at most ``most`` letters: its end says more than its beginning."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
@@ -185,7 +185,7 @@ def _square(name, selecting, x_range, y_range):
         x_range=x_range,
         y_range=y_range,
         tools=f"{selecting},pan,wheel_zoom,reset",
-        # A finger, or a wheel, that passes over a figure moves the page.
+        # A finger or a wheel over a figure scrolls the page.
         active_drag=None,
         active_scroll=None,
         toolbar_location="above",

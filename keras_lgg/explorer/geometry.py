@@ -1,4 +1,4 @@
-"""What there is to see of one layer: who is near whom, and what the labels say to it."""
+"""What there is to see of one layer: which samples are near which, and how this fits the labels."""
 
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ class Geometry(NamedTuple):
     Attributes:
         cosines: Similarities ``(n, n)``.
         neighbours: The k nearest of each sample, the nearest first, ``(n, k)``.
-        measures: Dict from the names of `MEASURES` to numbers; without labels, from the
-            effective rank alone.
-        votes: The class that most of its neighbours are of, ``(n,)``, counted from 0; of several,
-            that of the nearest. ``None`` without labels.
-        against: How many of its neighbours are of another class than a sample is, ``(n,)``.
-        suspects: The samples that were voted to be of another class, those with the most
-            neighbours against them first, of equal ones those whose vote is the clearest.
+        measures: Dict from the names in `MEASURES` to numbers; without labels, only the effective
+            rank.
+        votes: The class of most of a sample's neighbours, ``(n,)``, numbered from 0; if several
+            classes tie, that of the nearest. ``None`` without labels.
+        against: How many of a sample's neighbours are of another class than the sample, ``(n,)``.
+        suspects: The samples whose neighbours vote for another class: those with the most
+            neighbours against them first, and among equal ones those with the clearest vote.
     """
 
     cosines: np.ndarray
@@ -42,8 +42,8 @@ def geometry_of(
     Args:
         rows: Array ``(n, d)``, finite.
         k: How many neighbours vote, at most n - 1.
-        classes: Class of each sample, counted from 0; or ``None``.
-        signal: Labels and their number of classes, of which the smoothness is taken.
+        classes: Class of each sample, numbered from 0; or ``None``.
+        signal: Labels and their number of classes, for the smoothness.
 
     Example:
         >>> import numpy as np
@@ -78,10 +78,10 @@ def geometry_of(
 
 
 def ballot(nearest: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the neighbours of each sample say: `votes`, `against`, `suspects` of `Geometry`."""
+    """How the neighbours of each sample vote: `votes`, `against`, `suspects` of `Geometry`."""
     theirs = classes[nearest]
     k = nearest.shape[1]
-    # Of classes with as many votes, the one that comes first among the neighbours.
+    # Of classes with equally many votes, the one that comes first among the neighbours.
     counts = (theirs[:, :, None] == theirs[:, None, :]).sum(axis=2)
     votes = np.take_along_axis(theirs, counts.argmax(axis=1)[:, None], axis=1)[:, 0]
     against = k - (theirs == classes[:, None]).sum(axis=1)

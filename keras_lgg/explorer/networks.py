@@ -1,4 +1,4 @@
-"""What users may want to look into: models, and what callbacks kept of a training."""
+"""What users may look into: models, and what callbacks kept of a training."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ from keras_lgg.relative.comparison import finite_rows
 from keras_lgg.training.models import network_of
 from keras_lgg.training.paths import layer_paths, paths_of, place_of
 
-MOST_LAYERS = 8  # where none are named
+MOST_LAYERS = 8  # if none are named
 MOST_NETWORKS = 4
-# They do nothing to the geometry in inference, or give no numbers that have one.
+# Layers that do not change the geometry in inference, or return no numbers that have one.
 PASSED_OVER = (
     "ActivityRegularization",
     "Dropout",
@@ -39,10 +39,10 @@ class Network(NamedTuple):
     """What the layers of a network make of the samples.
 
     Attributes:
-        name: What the page calls it.
-        layers: Their names, along the depth.
+        name: Its name on the page.
+        layers: The names of its layers, along the depth.
         epochs: When it was looked at; ``(None,)`` for a model as it is.
-        rows: Of each epoch and layer an array ``(n, d)``.
+        rows: For each epoch and layer an array ``(n, d)``.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Network(NamedTuple):
 def networks_of(
     given: Any, probe: Probe, layers: Any, pool: str | None, most_frames: int
 ) -> list[Network]:
-    """The networks that a user means, and what their layers make of a batch.
+    """The networks that are meant, and what their layers make of a batch.
 
     Args:
         given: A model, a `GraphSnapshot`, or several of them in a dict by name or in a list; a
@@ -62,11 +62,10 @@ def networks_of(
         probe: The batch.
         layers: Paths of layers, for all networks or in a dict by name; or ``None``.
         pool: See `keras_lgg.Penalty`.
-        most_frames: How many graphs the page can hold; of many epochs some are left out.
+        most_frames: How many graphs the page can hold; if there are more epochs, some are left out.
 
     Raises:
-        ValueError: If something of this is not as above, a layer cannot be tapped, or what it
-            gives is not finite.
+        ValueError: If an argument is not as above, or a layer cannot be tapped or is not finite.
     """
     named = _named(given)
     wanted = layers if isinstance(layers, Mapping) else dict.fromkeys(named, layers)
@@ -84,7 +83,7 @@ def networks_of(
 
 
 def spread(items: Any, most: int) -> list[Any]:
-    """So many of the items at most, evenly, the first and the last among them.
+    """At most ``most`` of the items, evenly spread, the first and the last among them.
 
     Example:
         >>> from keras_lgg.explorer.networks import spread
@@ -98,9 +97,9 @@ def spread(items: Any, most: int) -> list[Any]:
 
 
 def default_layers(model: keras.Model) -> list[str]:
-    """At most 8 layers along the depth, of those that change the geometry.
+    """At most 8 layers along the depth, among those that change the geometry.
 
-    Layers of a nested model are taken where the model around them has few layers of its own.
+    Layers of a nested model are taken if the model around it has few layers of its own.
     """
     shapes = {
         path: shape for path, shape in layer_paths(model).items() if _changes_geometry(model, path)
@@ -112,7 +111,7 @@ def default_layers(model: keras.Model) -> list[str]:
         for path, shape in shapes.items():
             if path.count("/") > depth:
                 continue
-            # A nested model gives, as a rule, what the last of its layers does.
+            # A nested model usually returns what the last of its layers does.
             if found and found[-1].startswith(f"{path}/") and shapes[found[-1]] == shape:
                 found.pop()
             found.append(path)
@@ -126,7 +125,7 @@ def _changes_geometry(model, path):
 
 
 def _named(given):
-    """A dict from names to models and snapshots, without distillers."""
+    """A dict from names to models and snapshots, with distillers split into teacher and student."""
     if isinstance(given, Mapping):
         named = {str(name): each for name, each in given.items()}
     else:
@@ -185,7 +184,7 @@ def _from_model(name, model, probe, layers, pool):
         paths = list(dict.fromkeys(path for tap in given for path in paths_of(network, tap)))
     if not paths and layers is not None:
         raise checks.invalid("layers", "at least one path of a layer", repr(layers))
-    paths = paths or [None]  # no layer can be told: the output
+    paths = paths or [None]  # no layer can be named: the output
     found = probe.representations(probed(network, paths), paths, pool)
     names = tuple(OUTPUT if path is None else path for path in paths)
     rows = [_finite(name, layer, each) for layer, each in zip(names, found, strict=True)]
@@ -196,12 +195,12 @@ def _from_snapshot(name, snapshot, probe, layers, most_frames):
     if not snapshot.kept:
         raise ValueError(
             f"The snapshot '{name}' has kept nothing. Expected a GraphSnapshot(..., keep=True) "
-            f"that was in a training. Received: keep={snapshot.keep}, with no epoch."
+            f"that took part in a training. Received: keep={snapshot.keep}, with no epoch."
         )
     if not _same(snapshot.probe.x, probe.x):
         raise ValueError(
             f"The snapshot '{name}' was taken of other samples. Expected the same `x` as that of "
-            "the callback. Received: one of other values or another shape."
+            "the callback. Received: one with other values or another shape."
         )
     known = list(next(iter(snapshot.kept.values())))
     given = [layers] if isinstance(layers, str) else layers

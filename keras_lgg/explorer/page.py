@@ -1,4 +1,4 @@
-"""The page: one file with the figures, what fills them, and bokeh's scripts inside."""
+"""The page: one file with the figures, what fills them, and bokeh's scripts."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from keras_lgg.explorer import figures
 from keras_lgg.plots import layouts
 
 FOLDER = pathlib.Path(__file__).parent
-LEVELS = 255  # of a similarity in the page
+LEVELS = 255  # steps of a similarity in the page
 
 
 def page_of(exploration: Any) -> str:
@@ -29,7 +29,7 @@ def page_of(exploration: Any) -> str:
         template_variables={
             "style": _read("page.css"),
             "script": _read("page.js") + _read("samples.js"),
-            # Inside a script, a text must not end it.
+            # A text inside a script must not end it.
             "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
             "sheet": exploration.samples.sheet,
             "networks": list(exploration.layers),
@@ -83,7 +83,7 @@ def _data(exploration):
 
 
 def order_of(exploration: Any) -> np.ndarray:
-    """In which order the similarities stand: by class, or without classes by the last layer."""
+    """The order of the similarities: by class or, without classes, by the last layer."""
     if exploration.classes is not None:
         return np.argsort(exploration.classes, kind="stable")
     cosines = list(exploration.frames.values())[-1][-1][-1].geometry.cosines
@@ -139,7 +139,7 @@ def _strength(exploration):
 
 
 def _document(exploration, data):
-    """The figures, and what calls `page.js` when something happens in them."""
+    """The figures, and what calls `page.js` on events in them."""
     models = checks.require("bokeh.models", "explorer")
     document = checks.require("bokeh.document", "explorer").Document()
     n = len(data["order"])
@@ -173,7 +173,7 @@ def _document(exploration, data):
 
 
 def _window(exploration):
-    """The square in which all nodes of all graphs lie: its ends along x and along y."""
+    """The square that contains all nodes of all graphs: its ends along x and along y."""
     places = np.concatenate(
         [frame.places for frames in exploration.frames.values() for row in frames for frame in row]
     )

@@ -1,7 +1,7 @@
-"""Where the nodes of many graphs of the same samples lie, with as little movement as it takes.
+"""Where the nodes of many graphs of the same samples lie, moving as little as possible.
 
-A layout is that of t-SNE [1] with the same affinity to each of the nearest neighbours, which gives
-what calibrated affinities do [2]: it follows the graph alone, whatever the scale of its weights. A
+A layout is that of t-SNE [1] with equal affinity to each of the nearest neighbours, which gives
+what calibrated affinities do [2]: it follows only the graph, whatever the scale of its weights. A
 graph starts from the nodes of those beside it, and is drawn towards them [3].
 
 [1] van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 9, 2008.
@@ -13,14 +13,14 @@ import numpy as np
 
 from keras_lgg.plots import layouts
 
-NEIGHBOURS = 15  # that attract a node, where there are three times as many
-FIRST, NEXT = 300, 120  # steps from a start of no meaning, and from the nodes of another graph
-EXAGGERATION = 4.0  # of the attraction in the first third of the steps: clusters find together
-TETHER = 0.01  # how strongly the nodes of other graphs draw
+NEIGHBOURS = 15  # how many attract a node, if there are three times as many
+FIRST, NEXT = 300, 120  # steps from an arbitrary start, and from the nodes of another graph
+EXAGGERATION = 4.0  # of the attraction in the first third of the steps: clusters form
+TETHER = 0.01  # how strongly the nodes of other graphs attract
 
 
 def start_of(cosines):
-    """Positions ``(n, 2)`` to start from: the eigenmaps of a graph, small."""
+    """Positions ``(n, 2)`` to start from: the eigenmaps of a graph, scaled down."""
     weights = np.maximum(cosines, 0).astype("float64")
     np.fill_diagonal(weights, 0)
     return 1e-2 * layouts.spectral(weights).astype("float32")
@@ -32,7 +32,7 @@ def placed(cosines, start, tethers=()):
     Args:
         cosines: Similarities ``(n, n)``.
         start: Positions ``(n, 2)``.
-        tethers: Positions ``(n, 2)`` in the graphs beside this one, of which there may be none.
+        tethers: Positions ``(n, 2)`` in the graphs beside this one, if there are any.
 
     Example:
         >>> import numpy as np
@@ -64,7 +64,7 @@ def placed(cosines, start, tethers=()):
 
 
 def _affinities(cosines):
-    """Symmetric array ``(n, n)`` that sums to 1: each node is drawn to its nearest ones."""
+    """Symmetric array ``(n, n)`` with sum 1: each node is attracted by its nearest ones."""
     n = len(cosines)
     k = min(NEIGHBOURS, max(1, (n - 1) // 3))
     others = cosines - 4 * np.eye(n, dtype=cosines.dtype)  # below any cosine
@@ -75,7 +75,7 @@ def _affinities(cosines):
 
 
 def _slope(positions, attraction, exaggeration):
-    """The gradient ``(n, 2)`` of the divergence that t-SNE makes small."""
+    """The gradient ``(n, 2)`` of the divergence that t-SNE minimises."""
     squares = np.sum(positions**2, axis=1)
     closeness = squares[:, None] + squares - 2 * positions @ positions.T
     np.maximum(closeness, 0, out=closeness)

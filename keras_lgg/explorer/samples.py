@@ -1,4 +1,4 @@
-"""How a sample is shown when one points at it: its picture, its text, or its numbers."""
+"""How a sample is shown on the page: as its picture, its text, or its numbers."""
 
 import base64
 import io
@@ -10,20 +10,20 @@ import numpy as np
 
 from keras_lgg import checks
 
-LARGEST = 64  # pixels of the longer side of a picture in the page
-LOSSLESS = 32  # up to which pictures are stored as they are
-SHOWN = 8  # numbers of a row
-LONGEST = 400  # letters of a text
+LARGEST = 64  # pixels, the longer side of a picture in the page
+LOSSLESS = 32  # pixels, up to which pictures are stored as they are
+SHOWN = 8  # numbers that are shown of a row
+LONGEST = 400  # letters that are shown of a text
 
 
-class Samples(NamedTuple):
+class ShownSamples(NamedTuple):
     """What the page shows of the samples.
 
     Attributes:
-        captions: A text of each sample, or ``None``.
-        sheet: All pictures in one image, an address that holds it; or ``None``.
+        captions: A text for each sample, or ``None``.
+        sheet: All pictures in one image, as a data URL; or ``None``.
         size: Width and height of a picture in the sheet.
-        columns: Pictures in a line of the sheet.
+        columns: Number of pictures in a row of the sheet.
     """
 
     captions: list[str] | None = None
@@ -32,18 +32,18 @@ class Samples(NamedTuple):
     columns: int = 0
 
 
-def samples_of(x: Any, images: Any = None, texts: Any = None) -> Samples:
-    """What is shown of samples.
+def samples_of(x: Any, images: Any = None, texts: Any = None) -> ShownSamples:
+    """What is shown of the samples.
 
     Args:
-        x: What the model takes. Arrays ``(n, h, w)``, or ``(n, h, w, c)`` of 1, 3 or 4 channels,
+        x: What the model takes. Arrays ``(n, h, w)``, or ``(n, h, w, c)`` with 1, 3 or 4 channels,
             are shown as pictures, strings as texts, others by their first numbers; of several
-            inputs the first.
+            inputs, the first is shown.
         images: Pictures to show, such arrays themselves; or ``None``.
         texts: Texts to show, strings ``(n,)``; or ``None``.
 
     Raises:
-        ValueError: If the pictures or texts are no such arrays, or are of another number than the
+        ValueError: If the pictures or texts are no such arrays, or differ in number from the
             samples.
     """
     first = keras.tree.flatten(x)[0]
@@ -63,7 +63,11 @@ def samples_of(x: Any, images: Any = None, texts: Any = None) -> Samples:
         pictures = None if captions else _pictures(first)
         if captions is None and pictures is None:
             captions = [_numbers(row) for row in first.reshape(len(first), -1)]
-    return Samples(captions) if pictures is None else _with_sheet(Samples(captions), pictures)
+    return (
+        ShownSamples(captions)
+        if pictures is None
+        else _with_sheet(ShownSamples(captions), pictures)
+    )
 
 
 def _of_samples(argument, given, first):
@@ -75,7 +79,7 @@ def _of_samples(argument, given, first):
 
 
 def _texts(given):
-    """A list of strings, or ``None`` where these are none."""
+    """A list of strings, or ``None`` if these are none."""
     if given.dtype.kind not in "OSUT" or given.size != len(given):
         return None
     words = [each.decode() if isinstance(each, bytes) else each for each in given.ravel().tolist()]
@@ -90,7 +94,7 @@ def _numbers(row):
 
 
 def _pictures(given):
-    """Pictures ``(n, h, w, c)`` of uint8, or ``None`` where this can be none."""
+    """Pictures ``(n, h, w, c)`` of uint8, or ``None`` if the array cannot be pictures."""
     if given.dtype.kind not in "buif" or given.ndim not in (3, 4):
         return None
     if given.ndim == 4 and keras.config.image_data_format() == "channels_first":
@@ -104,13 +108,13 @@ def _pictures(given):
     if not np.isfinite(pixels).all():
         raise checks.invalid("images", "finite pixels", "NaN or infinite ones")
     low, high = min(pixels.min(), 0), max(pixels.max(), 1)
-    if (low, high) != (0, 1):  # of another scale, such as standardised ones
+    if (low, high) != (0, 1):  # on another scale, such as standardised ones
         low, high = pixels.min(), pixels.max()
     return np.rint((pixels - low) * (255 / max(high - low, 1e-12))).astype("uint8")
 
 
 def _with_sheet(samples, pictures):
-    """The samples with a sheet of their pictures, scaled down where these are large."""
+    """The samples with a sheet of their pictures, scaled down if they are large."""
     image = checks.require("PIL.Image", "explorer")
     n, height, width, channels = pictures.shape
     scale = min(1.0, LARGEST / max(height, width))

@@ -1,6 +1,6 @@
-"""The gate of the public functions: arrays from what can be meant by them, and else an error.
+"""The gate of the public functions: arrays from whatever can stand for them, or else an error.
 
-What has passed is a tensor of numbers of a known rank. No function behind the gate checks that.
+What has passed is a tensor of numbers of known rank; no function behind the gate checks it again.
 """
 
 from typing import Any
@@ -15,18 +15,18 @@ REPRESENTATIONS = "numbers of shape (n, ...), one row a sample"
 
 
 def given_array(argument: str, value: Any, expected: str) -> Any:
-    """Numbers as they were given: a tensor of the backend, or a NumPy array of anything else.
+    """Numbers as they were given: tensors of the backend stay, all else becomes a NumPy array.
 
     Args:
         argument: Name of the argument, for the error.
         value: What was given for it.
-        expected: What should have been, for the error.
+        expected: What was expected, for the error.
 
     Returns:
-        Tensor or array; 64-bit integers are not cut to 32 bits, as a backend would.
+        Tensor or array; 64-bit integers are not cut to 32 bits, as a backend might do.
 
     Raises:
-        ValueError: If the value holds no numbers, is ragged, symbolic, or of unknown rank.
+        ValueError: If the value holds no numbers, or is ragged, symbolic or of unknown rank.
 
     Example:
         >>> from keras_lgg.graphs.arrays import given_array
@@ -46,19 +46,19 @@ def as_tensor(argument: str, value: Any, expected: str) -> Any:
 
 
 def host_array(argument: str, value: Any, expected: str) -> np.ndarray:
-    """As `given_array`, as a NumPy array, for what is computed on the host; lists are float64."""
+    """As `given_array`, as a NumPy array for computations on the host; lists become float64."""
     value = _checked(argument, value, expected)
     return ops.convert_to_numpy(value) if ops.is_tensor(value) else value
 
 
 def check_not_empty(argument: str, shape: Any, expected: str) -> None:
-    """Raise where an axis of a shape is known to be of length 0."""
+    """Raise if an axis of a shape is known to have length 0."""
     if 0 in tuple(shape):
         raise invalid(argument, f"{expected}, at least one in each axis", f"shape {tuple(shape)}")
 
 
 def _checked(argument, value, expected):
-    """A tensor or NumPy array of numbers, of a known rank."""
+    """A tensor or NumPy array of numbers, of known rank."""
     if isinstance(value, keras.KerasTensor):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected {expected}. Received: a symbolic "
@@ -84,13 +84,13 @@ def _is_number(dtype):
 
 
 def _from_outside(argument, value, expected):
-    """A NumPy array, or a tensor where there are tensors within."""
+    """A NumPy array, or a tensor if there are tensors inside."""
     try:
         if isinstance(value, list | tuple) and any(map(ops.is_tensor, keras.tree.flatten(value))):
             return ops.convert_to_tensor(value)
         array = np.asarray(value)
     except Exception as error:
-        received = f"{_kind(value)}, which makes no array"
+        received = f"{_kind(value)}, which cannot be made an array"
         raise invalid(argument, expected, received) from error
     if not _is_number(array.dtype.name):
         raise invalid(argument, expected, f"an array of {array.dtype}, {_kind(value)}")

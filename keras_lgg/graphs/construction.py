@@ -1,6 +1,6 @@
 """Latent geometry graphs as `PairMatrix`: each step of the construction, and what is read off.
 
-`keras_lgg.graphs` explains the steps; here they work alike on whole matrices and on blocks.
+`keras_lgg.graphs` explains the steps; here they work the same on whole matrices and on blocks.
 """
 
 import math
@@ -41,8 +41,8 @@ def similarities(x, metric, alpha, block):
     squares, scale = squared_distances(x, block)
     if metric == "exponential":
         return combine(lambda s, *_: ops.exp(-alpha * scale * safe_sqrt(s)), squares)
-    # Beyond 1e30 every distance that is not 0 gives exp(-inf) anyway; the bound keeps
-    # scale**2 from overflowing to inf, and inf times a distance of 0 from being NaN.
+    # Beyond 1e30 every nonzero distance gives exp(-inf) anyway; the bound keeps scale**2 from
+    # overflowing to inf, and inf times a distance of 0 from becoming NaN.
     factor = math.sqrt(alpha) * ops.minimum(scale, 1e15 / math.sqrt(alpha))
     return combine(lambda s, *_: ops.exp(-factor * factor * s), squares)
 
@@ -54,13 +54,13 @@ def _cosines(x, block):
 
 
 def inner_products(x):
-    """The products of all pairs of rows, ``(n, n)``, and whether they are cosines already."""
+    """The products of all pairs of rows, ``(n, n)``, and whether these are already cosines."""
     narrow = _narrower_than_pairs(x, None)
     return gram(unit_rows(x) if narrow else x), narrow
 
 
 def cosines_of(products, are_cosines):
-    """The cosines of a whole batch, from what `inner_products` gives."""
+    """The cosines of a whole batch, from the results of `inner_products`."""
     products = whole(products)
     if are_cosines:
         return products
@@ -92,7 +92,7 @@ def squared_distances(x, block):
 
     The scale carries no gradient and keeps the squares from overflowing.
     """
-    # Distances do not depend on the centre; a common offset would only cost digits.
+    # Distances do not depend on the centre, and a common offset would only cost digits.
     x = x - ops.stop_gradient(ops.mean(x, axis=0, keepdims=True))
     largest = ops.stop_gradient(ops.max(ops.abs(x)))
     scale = ops.where(ops.equal(largest, 0.0), ops.ones_like(largest), largest)
@@ -111,7 +111,7 @@ def squared_distances(x, block):
 
 
 def label_products(labels, dtype, block):
-    """Similarity of the `Labels` of two samples: of classes 1 within one, and 0 between two."""
+    """Similarity of the `Labels` of two samples: of class numbers, 1 if equal and else 0."""
     if labels.rows is not None:
         return _products({"x": labels.where_counted(ops.cast(labels.rows, dtype))}, block)
 
@@ -122,7 +122,7 @@ def label_products(labels, dtype, block):
 
 
 def both_counted(matrix, labels):
-    """The same matrix, with 0 where one of two samples has no label."""
+    """The same matrix, with 0 where either of the two samples has no label."""
     if labels.counted is None:
         return matrix
     return combine(
@@ -160,8 +160,8 @@ def root_degrees(adjacency, x=None):
 
     Args:
         adjacency: `PairMatrix` with a diagonal of 0.
-        x: Representations ``(n, d)`` of which the adjacency is the full cosine graph, if it is:
-            the degrees of a graph in blocks then cost no pass over the pairs.
+        x: Representations ``(n, d)``, if the adjacency is their full cosine graph: the degrees of
+            a graph in blocks then cost no pass over the pairs.
     """
     if x is not None and adjacency.block is not None:
         degree, magnitude, _ = cosine_degrees(x)
@@ -177,15 +177,15 @@ def root_degrees(adjacency, x=None):
 
 
 def cosine_degrees(x, total=alone):
-    """Degrees of the full cosine graph, the size of the sums behind them, and the self loops."""
+    """Degrees of the full cosine graph, the magnitude of their sums, and the self loops."""
     loops = self_similarities(x)
     sums = cosine_product(x, ops.ones_like(x[:, :1]), total)[:, 0]
     return sums - loops, _magnitude(sums, loops, total), loops
 
 
 def _magnitude(sums, loops, total):
-    # Each degree is a projection of the sum of all unit vectors: its rounding is that of n terms,
-    # or of the length of that sum.
+    # Each degree is a projection of the sum of all unit vectors: its rounding error is that of n
+    # terms, or of the length of that sum.
     n = ops.cast(ops.shape(sums)[0], sums.dtype)
     square, n = ops.unstack(ops.stop_gradient(total(ops.stack([ops.sum(sums), n]))))
     length = ops.sqrt(ops.maximum(square, 0.0))
@@ -223,8 +223,8 @@ def scale_rows_and_columns(matrix, weights):
 def class_pairs(adjacency, pairs, labels):
     """Only the edges within (``"intra"``) or between (``"inter"``) the classes of `Labels`.
 
-    Samples of several classes are of one class where they share any; those without a label have
-    no edge.
+    Samples with several classes count as one class if they share any; those without a label have
+    no edges.
     """
     if labels.rows is None:
         key = comparable(labels.classes, adjacency.block)
@@ -245,9 +245,9 @@ def class_pairs(adjacency, pairs, labels):
 
 
 def weakest_neighbours(adjacency, k, labels=None):
-    """The weight (n,) from which on a node's edges lead to its k nearest neighbours.
+    """The least weight ``(n,)`` that an edge to one of a node's k nearest neighbours may have.
 
-    Samples without a label are nobody's neighbours, where `Labels` are given.
+    If `Labels` are given, samples without a label are nobody's neighbours.
     """
     weights = {} if labels is None else labels.weights()
 
@@ -256,24 +256,24 @@ def weakest_neighbours(adjacency, k, labels=None):
         if weights:
             others = ops.logical_and(others, _both(rows, columns))
         n = values.shape[1]
-        # min and max serve a static n; one that is only known at run time needs the ops.
+        # A static n takes min and max; one that is only known at run time needs the ops.
         count = max(1, min(k, n - 1)) if n is not None else ops.clip(ops.shape(values)[1] - 1, 1, k)
         find = _kth_by_bisection if compiled_by_xla() else _kth_by_top_k
         largest, kth = find(values, others, count)
-        # Weights that differ by rounding alone are ties. All of them are kept.
+        # Weights that differ only by rounding are ties, and are all kept.
         return kth - 4.0 * machine_epsilon(values) * ops.abs(largest)
 
     return ops.stop_gradient(adjacency.map_rows(weakest, **weights))
 
 
 def _kth_by_top_k(values, others, k):
-    """The largest and the k-th largest of each row among the ``others``."""
+    """The largest and the k-th largest value in each row, among the ``others``."""
     largest = ops.top_k(ops.where(others, values, -np.inf), k)[0]
     return largest[:, 0], largest[:, -1]
 
 
 def _kth_by_bisection(values, others, k):
-    """As `_kth_by_top_k`, to rounding and from below: XLA on a CPU would sort each row."""
+    """Like `_kth_by_top_k`, to rounding and from below: XLA on a CPU would sort each row."""
     top = ops.max(ops.where(others, values, -np.inf), axis=1)
     bottom = ops.min(ops.where(others, values, np.inf), axis=1)
 
@@ -289,8 +289,8 @@ def _kth_by_bisection(values, others, k):
 
 
 def nearest(values, others, rows, columns):
-    """Which entries of a block lead to a nearest neighbour, by the ``weakest`` of each node."""
-    # "not below" in place of "at least": a NaN weight is kept, and stays visible.
+    """Which entries of a block lead to a nearest neighbour, by each node's ``weakest`` weight."""
+    # "not below" instead of "at least": a NaN weight is kept, and stays visible.
     either = ops.logical_not(
         ops.logical_and(values < as_column(rows["weakest"]), values < as_row(columns["weakest"]))
     )
@@ -298,7 +298,7 @@ def nearest(values, others, rows, columns):
 
 
 def nearest_neighbours(adjacency, k, labels=None):
-    """Only the edges to the k nearest neighbours of either end; see `weakest_neighbours`."""
+    """Only the edges to one of the k nearest neighbours of either end."""
     return combine(
         lambda values, *block: ops.where(nearest(values, *block), values, 0.0),
         adjacency,
@@ -317,7 +317,7 @@ def multiply(matrix, z):
 
 
 def matrix_power(matrix, power):
-    """The matrix times itself, ``power`` times, in O(n**3 (power - 1))."""
+    """The matrix to the power ``power``, in O(n**3 (power - 1))."""
     if power == 1:
         return matrix
 

@@ -1,4 +1,4 @@
-"""Row sums of the squared difference of two graphs: in factors, or by pairs of samples."""
+"""Row sums of the squared difference of two graphs: through factors, or by pairs of samples."""
 
 import functools
 
@@ -25,21 +25,21 @@ from keras_lgg.graphs.tracing import traced_once
 
 
 def factors_or_pairs(in_factors, by_pairs, *tensors, n, rank, width, power=1):
-    """The row sums by the cheaper form, and by pairs where too much cancels in the factors.
+    """The row sums by the cheaper form, but by pairs if too much cancels in the factors.
 
     Args:
-        in_factors: Function that gives the row sums, and whether they are accurate.
-        by_pairs: Function of the tensors that gives the row sums.
-        *tensors: All that a gradient goes to through `by_pairs`.
-        n: Batch size, an integer, or a tensor where it is only known at run time: pairs then.
+        in_factors: Function that returns the row sums, and whether they are accurate.
+        by_pairs: Function of the tensors that returns the row sums.
+        *tensors: All tensors that get a gradient through `by_pairs`.
+        n: Batch size: an integer, or a tensor if it is only known at run time; then by pairs.
         rank: Width of the factors.
-        width: Features of a pair that are multiplied, forward and backward.
-        power: Of the matrices; each product of two costs ``n**3``.
+        width: Number of features multiplied for a pair, forward and backward.
+        power: Power of the matrices; each product of two costs ``n**3``.
     """
     if not factors_cost_less(n, rank=rank, width=width, power=power):
         return by_pairs(*tensors)
     rows, accurate = in_factors()
-    # Recomputed, since TensorFlow's XLA lets nothing of a loop out of a condition for later.
+    # Recomputed: TensorFlow's XLA keeps nothing of a loop inside a condition for later.
     return ops.cond(accurate, lambda: rows, lambda: keras.remat(by_pairs)(*tensors))
 
 
@@ -47,21 +47,21 @@ def factors_cost_less(n, *, rank, width, power=1):
     """Whether factors are the cheaper form; for the arguments see `factors_or_pairs`."""
     if not isinstance(n, int):
         return False
-    # Measured on two backends, as operations of a sample but for a common factor. In factors: six
-    # for each entry of their products, and the share of a sample in what their many small steps
-    # cost at any size. By pairs: for each pair its features, and some 100 for the passes over the
+    # Measured on two backends: operations per sample, up to a common factor. In factors: six for
+    # each entry of their products, plus a sample's share of the many small steps, whose cost does
+    # not depend on n. By pairs: the features of each pair, plus about 100 for the passes over the
     # matrices.
     return 6 * rank**2 + 3e6 / n < n * (width + 100 + 3 * (power - 1) * n)
 
 
 def is_accurate(rows, terms):
-    """Whether row sums of a difference are exact to 1e-4, whatever cancelled in them.
+    """Whether row sums of a difference are accurate to 1e-4, whatever cancelled in them.
 
     Args:
         rows: The row sums ``(n,)``.
-        terms: Row sums of the squares of what cancelled, a list.
+        terms: List of the row sums of the squares of the terms that cancelled.
     """
-    # Measured: the error is a tenth of the rounding error over the share that is left, or less.
+    # Measured: the error is at most a tenth of the rounding error divided by the share left over.
     return ops.sum(rows) > 1e4 * product_epsilon(rows) * sum(ops.sum(term) for term in terms)
 
 
@@ -79,10 +79,10 @@ def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None, t
         b: Representations ``(n, e)``.
         power: See `losses.graph_distillation`.
         pairs: See `losses.graph_distillation`.
-        one_hot: Classes ``(n, c)`` where pairs are not all; of samples without one, zeros.
-        counted: 1.0 for each sample that has a class, ``(n, 1)``, or ``None`` where all have.
-        total: See `alone`. With another one, rows in float64 are accurate whatever cancels in
-            them, and what is said of them is of these rows alone.
+        one_hot: Classes ``(n, c)`` where pairs are not all; zeros for samples without one.
+        counted: 1.0 for each sample that has a class, ``(n, 1)``, or ``None`` if all have one.
+        total: See `alone`. With any other, rows in float64 are accurate whatever cancels in them,
+            and the returned flag is about these rows alone.
     """
     (a, _), (b, root_degrees) = cosine_factors(a, total), cosine_factors(b, total)
     terms = subtract(a, b, along=root_degrees)
@@ -94,16 +94,16 @@ def compare_factors(a, b, *, power=1, pairs="all", one_hot=None, counted=None, t
         return _counted_rows(rows, counted), is_accurate(rows, [everything, *squares])
     rows, squares = row_squares(terms, one_hot)
     accurate = is_accurate(rows, squares)
-    if power > 1:  # what the powers multiply cancels no further
+    if power > 1:  # nothing further cancels in the powers
         difference = functools.reduce(add, terms)
         rows, _ = row_squares([power_difference(a, b, difference, power)])
     return _counted_rows(rows, counted), accurate
 
 
 def compare_by_sums(a, b, total, *, power=1):
-    """The row sums for the full graphs of two batches, of which the rest is on other replicas.
+    """The row sums for the full graphs of two batches whose other rows are on other replicas.
 
-    In float64, in which nothing that matters cancels: a condition could not reach the others.
+    In float64, where nothing that matters cancels: a condition could not span the replicas.
 
     Args:
         a: Representations ``(n, d)``, the rows at hand.
@@ -116,13 +116,13 @@ def compare_by_sums(a, b, total, *, power=1):
 
 
 def sums_cost_less(n, d, e, *, power=1):
-    """Whether replicas that share a batch had better take sums over it than all its rows.
+    """Whether replicas that share a batch should exchange sums over it rather than all its rows.
 
     Args:
-        n: Samples of all of them, or ``None`` where that is only known at run time.
+        n: Number of samples of all replicas, or ``None`` if it is only known at run time.
         d: Width of the factors of one graph, or ``None``.
-        e: That of the other.
-        power: Of the matrices.
+        e: Width of the factors of the other.
+        power: Power of the matrices.
     """
     if None in (n, d, e):
         return False
@@ -133,7 +133,7 @@ def sums_cost_less(n, d, e, *, power=1):
 
 
 def _counted_rows(rows, counted):
-    """Row sums, without what is left of the diagonal of a sample that has no class."""
+    """The row sums, without the remaining diagonal entries of samples without a class."""
     return rows if counted is None else rows * counted[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""The functions on graphs that are public, through `keras_lgg.graphs`."""
+"""The public functions on graphs, which `keras_lgg.graphs` shows."""
 
 from keras import ops
 
@@ -27,7 +27,7 @@ from keras_lgg.graphs.construction import (
     weakest_neighbours,
     without_loops,
 )
-from keras_lgg.graphs.labels import label_signal, read_labels
+from keras_lgg.graphs.labels import label_signal, labels_of_pairs, read_label_signal
 from keras_lgg.graphs.numerics import (
     alone,
     as_column,
@@ -47,13 +47,20 @@ PAIRS = ("all", "intra", "inter")
 
 
 def similarity(x: Tensor, *, metric: str = "cosine", alpha: float = 1.0) -> Tensor:
-    """Similarity of every pair of samples, self-similarities included.
+    r"""Similarity of every pair of samples, self-similarities included.
+
+    .. math::
+
+        S_{ij} = \frac{x_i^\top x_j}{\lVert x_i \rVert \, \lVert x_j \rVert}, \qquad
+        S_{ij} = e^{-\alpha \lVert x_i - x_j \rVert^2} \qquad \text{or} \qquad
+        S_{ij} = e^{-\alpha \lVert x_i - x_j \rVert}
+
+    for the metrics ``"cosine"``, ``"rbf"`` and ``"exponential"``, where :math:`x_i` is the
+    flattened representation of sample i.
 
     Args:
         x: Representations, shape ``(n, ...)``.
-        metric: ``"cosine"``: cosine of the angle at the origin (0 for a zero row);
-            ``"rbf"``: ``exp(-alpha * ||x_i - x_j||**2)``;
-            ``"exponential"``: ``exp(-alpha * ||x_i - x_j||)``.
+        metric: ``"cosine"`` (0 for a zero row), ``"rbf"`` or ``"exponential"``.
         alpha: Positive number, the inverse length scale of the last two metrics.
 
     Returns:
@@ -69,7 +76,8 @@ def similarity(x: Tensor, *, metric: str = "cosine", alpha: float = 1.0) -> Tens
         >>> np.asarray(s).tolist()
         [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
     check_choice("metric", metric, METRICS)
     check_positive("alpha", alpha)
@@ -77,11 +85,15 @@ def similarity(x: Tensor, *, metric: str = "cosine", alpha: float = 1.0) -> Tens
 
 
 def knn_mask(adjacency: Tensor, *, k: int) -> Tensor:
-    """Which edges join a node to one of its k nearest neighbours, in either direction.
+    r"""Which edges join a node to one of its k nearest neighbours, in either direction.
 
-    Edge (i, j) is kept where j is among the k largest weights of row i, or i among those of
-    row j. A node is never its own neighbour, whatever the diagonal holds. Weights that tie with
-    the k-th, to rounding, are kept too, so the mask follows any permutation of the batch.
+    .. math::
+
+        M_{ij} = \text{true} \iff i \neq j \ \text{and} \ (j \in N_k(i) \ \text{or} \ i \in N_k(j))
+
+    where :math:`N_k(i)` are the nodes of the k largest weights in row i, i itself excluded. Weights
+    that tie with the k-th, to rounding, are kept too, so the mask follows any permutation of the
+    batch.
 
     Args:
         adjacency: Symmetric tensor ``(n, n)``.
@@ -100,7 +112,8 @@ def knn_mask(adjacency: Tensor, *, k: int) -> Tensor:
         >>> np.asarray(graphs.knn_mask(a, k=1)).astype(int).tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
     check_positive_integer("k", k)
     adjacency = whole(ops.stop_gradient(to_adjacency(adjacency)))
@@ -109,7 +122,11 @@ def knn_mask(adjacency: Tensor, *, k: int) -> Tensor:
 
 
 def normalize_degrees(adjacency: Tensor) -> Tensor:
-    """Symmetric degree normalisation, ``D**(-1/2) A D**(-1/2)`` with ``D_ii = sum_j A_ij``.
+    r"""Symmetric degree normalisation of an adjacency matrix.
+
+    .. math::
+
+        D^{-1/2} A \, D^{-1/2}, \qquad D_{ii} = \sum_j A_{ij}
 
     A node whose degree is not positive (to rounding: signed weights can cancel) is isolated:
     its row and column are 0.
@@ -130,7 +147,8 @@ def normalize_degrees(adjacency: Tensor) -> Tensor:
         >>> np.asarray(graphs.normalize_degrees(a)).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
     return normalized_degrees(whole(to_adjacency(adjacency))).matrix
 
@@ -147,25 +165,32 @@ def latent_geometry_graph(
     ignore_class: int | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The latent geometry graph (LGG) of a batch, as a weighted adjacency matrix.
+    r"""The latent geometry graph (LGG) of a batch, as a weighted adjacency matrix.
 
-    The steps, in this order: similarity, no self loops, degree normalisation, class pairs,
-    k nearest neighbours.
+    .. math::
+
+        A = M \odot C \odot \bigl(D^{-1/2} S \, D^{-1/2}\bigr), \qquad S_{ii} = 0
+
+    The steps, in this order: the similarities :math:`S`, no self loops, degree normalisation (see
+    `normalize_degrees`), the mask :math:`C` of the pairs of classes, and the mask :math:`M` of the
+    k nearest neighbours (see `knn_mask`), found on what the steps before leave.
 
     Args:
         x: Representations, shape ``(n, ...)``.
-        metric: See `similarity`.
-        alpha: See `similarity`.
-        k: Number of nearest neighbours to keep (see `knn_mask`), or ``None`` for all.
-        normalize: Whether to normalise the degrees (see `normalize_degrees`).
-        pairs: ``"all"``, ``"intra"`` (only pairs of one class) or ``"inter"`` (only pairs of
-            two classes).
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)`` of
-            which the largest entries count: two samples that share one are of one class. Needed
-            where ``pairs`` is not ``"all"``.
-        ignore_class: Class number of samples without a label: they are in no pair of classes.
-        mask: Boolean ``(n, n)``, the edges to keep, in place of ``k``: with the `knn_mask` of
-            one graph, another graph is compared on the same edges.
+        metric: How samples are compared: ``"cosine"``, ``"rbf"`` or ``"exponential"``, see
+            `similarity`.
+        alpha: Positive number, the inverse length scale of the last two metrics.
+        k: Number of nearest neighbours to keep, or ``None`` for all.
+        normalize: Whether to normalise the degrees.
+        pairs: Which edges to keep: ``"all"``, ``"intra"`` (within a class) or ``"inter"`` (between
+            classes).
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``. In rows,
+            the largest entries count: two samples that share one are of the same class. Needed
+            unless ``pairs="all"``.
+        ignore_class: Class number that marks samples without a label, such as -1; they have no
+            edge where ``pairs`` is not ``"all"``. ``None``: every sample has a label.
+        mask: Boolean ``(n, n)``, the edges to keep, instead of ``k``. With the `knn_mask` of one
+            graph, another graph can be compared on the same edges.
 
     Returns:
         Symmetric tensor ``(n, n)`` with a zero diagonal, float32 or float64.
@@ -181,7 +206,8 @@ def latent_geometry_graph(
         >>> np.asarray(graphs.latent_geometry_graph(x)).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
     check_choice("metric", metric, METRICS)
     check_positive("alpha", alpha)
@@ -207,12 +233,17 @@ def latent_geometry_graph(
 
 
 def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
-    """Graph Laplacian of an adjacency matrix.
+    r"""Graph Laplacian of an adjacency matrix.
+
+    .. math::
+
+        L = D - A \qquad \text{or} \qquad L = I - D^{-1/2} A \, D^{-1/2}, \qquad
+        D_{ii} = \sum_j A_{ij}
 
     Args:
         adjacency: Symmetric tensor ``(n, n)``.
-        normalized: ``False``: ``D - A``. ``True``: ``I - D**(-1/2) A D**(-1/2)`` on the nodes
-            of positive degree, 0 on isolated ones.
+        normalized: ``False`` gives the first form, ``True`` the second, which is 0 in the rows and
+            columns of isolated nodes (those whose degree is not positive).
 
     Returns:
         Symmetric tensor ``(n, n)``.
@@ -227,7 +258,8 @@ def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
         >>> np.asarray(graphs.laplacian(a)).tolist()
         [[2.0, -2.0], [-2.0, 2.0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
     adjacency = whole(to_adjacency(adjacency))
     if normalized:
@@ -244,16 +276,21 @@ def laplacian(adjacency: Tensor, *, normalized: bool = False) -> Tensor:
 def smoothness(
     adjacency: Tensor, signal: Tensor, *, power: int = 1, normalized: bool = False
 ) -> Tensor:
-    """Smoothness of a signal on a graph, ``trace(S.T @ L**power @ S)``; 0 is smoothest.
+    r"""Smoothness of a signal on a graph; 0 is smoothest.
 
-    For power 1 and a one-hot label signal it is the total weight of the edges between samples
-    of different classes, each unordered pair counted twice.
+    .. math::
+
+        \sigma_p = \operatorname{tr}\bigl(S^\top L^p \, S\bigr)
+
+    :math:`S` is the signal, :math:`L` the `laplacian` of the graph and :math:`p` its ``power``. For
+    p = 1, ``normalized=False`` and a one-hot label signal, it is the total weight of the edges
+    between samples of different classes, each unordered pair counted twice.
 
     Args:
         adjacency: Symmetric tensor ``(n, n)``.
         signal: Tensor ``(n, c)``.
-        power: Positive integer, the power of the Laplacian.
-        normalized: Which Laplacian, see `laplacian`.
+        power: Positive integer p, the power of the Laplacian.
+        normalized: Whether to take the normalised Laplacian instead of ``D - A``.
 
     Returns:
         Scalar tensor.
@@ -268,7 +305,8 @@ def smoothness(
         >>> float(graphs.smoothness(a, np.eye(2, dtype="float32")))
         4.0
 
-    Reference: Algorithms 14(2):39; arXiv 1805.10133 for the power.
+    Reference: Lassance, Gripon, Ortega, "Laplacian networks: bounding indicator function smoothness
+    for neural network robustness", 2018, https://arxiv.org/abs/1805.10133.
     """
     check_positive_integer("power", power)
     adjacency = to_adjacency(adjacency)
@@ -291,38 +329,44 @@ def label_smoothness(
     relative: bool = False,
     block_size: int | None = None,
 ) -> Tensor:
-    """Smoothness of the class labels on the cosine graph of a batch, without degree normalisation.
+    r"""Smoothness of the class labels on the cosine graph of a batch, without degree normalisation.
 
-    Where the number of classes is known (from ``num_classes``, or from one-hot labels) and
-    ``k`` is ``None``, a batch of more than some 8 samples a class is summed without looking at
-    pairs: time and memory are linear in n. Otherwise the pairs of a large batch are taken in
-    blocks of rows. The value is the same.
+    .. math::
+
+        \sigma_p = \operatorname{tr}\bigl(Y^\top L^p \, Y\bigr)
+
+    :math:`Y` is the label signal (one-hot rows, for class numbers), :math:`L = D - A` the Laplacian
+    of the graph of the cosine similarities without self loops, and :math:`p` is ``power``.
+
+    If the number of classes is known (from ``num_classes``, or from one-hot labels) and ``k`` is
+    ``None``, a batch of more than about 8 samples per class is summed without comparing pairs, in
+    time and memory linear in n. Otherwise the pairs of a large batch are compared in blocks of
+    rows. The value is the same.
 
     Args:
         x: Representations, shape ``(n, ...)``.
         labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``; a
-            multi-hot row is scaled to length 1, so that two samples differ by the cosine of
-            their labels.
-        power: Positive integer, the power of the Laplacian.
+            multi-hot row is scaled to length 1, so that the product of two labels is their cosine.
+        power: Positive integer p, the power of the Laplacian.
         k: Number of nearest neighbours to keep, or ``None`` for the full graph.
-        num_classes: Number of classes of integer labels; ``None`` looks at all pairs.
-        ignore_class: Class number of samples without a label, such as -1; of ``(n, c)``, rows of
-            zeros have none. The value is that of the batch without these samples.
-        continuous: ``True`` takes ``labels`` for a continuous target ``(n,)`` or ``(n, m)``, the
-            signal itself. The value grows with its square: scale the target to a variance of 1.
-        relative: ``True`` takes the normalised Laplacian and divides by n. On non-negative
-            features the result then lies in ``[0, 2**power]`` at any batch size.
-        block_size: Rows of the similarities that are in memory at a time, where pairs are
-            looked at; ``None`` takes all up to n = 2048 and 4 million entries beyond.
+        num_classes: Number of classes of integer labels; ``None`` compares all pairs.
+        ignore_class: Class number that marks samples without a label, such as -1; of ``(n, c)``,
+            rows of zeros have none. The value is that of the batch without these samples.
+        continuous: ``True`` if the labels are a continuous target ``(n,)`` or ``(n, m)``, which is
+            then the signal itself. The value grows with its square: scale it to a variance of 1.
+        relative: ``True`` takes the normalised Laplacian and divides by the number of labelled
+            samples. With non-negative features, the value of class labels then lies in
+            ``[0, 2**power]`` at any batch size.
+        block_size: Number of rows of the similarities that are in memory at a time, where pairs are
+            compared; ``None`` takes all up to n = 2048, and 4 million entries at a time beyond.
 
     Returns:
         Scalar tensor, float32 or float64.
 
     Raises:
-        ValueError: If an option is invalid, the labels are not of the forms above or lie
-            outside ``[0, num_classes)``. Where labels are only known inside a compiled
-            function, such a label makes the result NaN; ``fit`` of a model with penalties looks at
-            its labels first.
+        ValueError: If an option is invalid, or labels do not have one of the forms above or lie
+            outside ``[0, num_classes)``. Inside a compiled function, where values are unknown, such
+            a label makes the result NaN; ``fit`` of a model with penalties checks its labels first.
 
     Example:
         >>> import numpy as np
@@ -333,7 +377,8 @@ def label_smoothness(
         >>> float(graphs.label_smoothness(x, np.array([0, 1, 1]), num_classes=2))
         2.0
 
-    Reference: Algorithms 14(2):39; arXiv 1805.10133.
+    Reference: Lassance, Gripon, Ortega, "Laplacian networks: bounding indicator function smoothness
+    for neural network robustness", 2018, https://arxiv.org/abs/1805.10133.
     """
     x = flatten_representation(x)
     labels = read_label_signal(
@@ -346,14 +391,14 @@ def label_smoothness(
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
-    """Euclidean distance of every pair of samples.
+    r"""Euclidean distance :math:`\lVert x_i - x_j \rVert_2` of every pair of samples.
 
     Args:
         x: Representations, shape ``(n, ...)``.
 
     Returns:
-        Symmetric tensor ``(n, n)`` with a zero diagonal. Distances below the rounding of the
-        Gram matrix (in float32 about 2e-3 of the norms, centred) are 0, with gradient 0.
+        Symmetric tensor ``(n, n)`` with a zero diagonal. Distances below the rounding error of the
+        Gram matrix (in float32 about 2e-3 of the norms of the centred rows) are 0, with gradient 0.
 
     Example:
         >>> import numpy as np
@@ -367,9 +412,9 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 
 def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size, total=alone):
-    """`label_smoothness` of `Labels` and of their signal, which several layers of a batch share.
+    """`label_smoothness` from `Labels` and their signal, which several layers of a batch share.
 
-    With a ``total`` (see `alone`) it takes the linear form.
+    With a ``total`` other than `alone`, it takes the linear form.
     """
     check_positive_integer("power", power)
     if k is not None:
@@ -378,12 +423,12 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size, t
     counted = labels.num_classes is not None
 
     n = ops.shape(x)[0]
-    if total is not alone:  # a trace of its own could not reach the other replicas
+    if total is not alone:  # a separate trace could not reach the other replicas
         value = _linear_smoothness(x, signal, power=power, normalized=relative, total=total)
         return value / labels.count(n, x.dtype, total) if relative else value
     block = rows_of_block(n, block_size)
-    # Each product with the thin signal costs about as much as 8 samples in a Gram matrix do for
-    # each of its columns (measured; TensorFlow and JAX on a CPU).
+    # Each product with the thin signal costs, per column, about as much as 8 samples do in a Gram
+    # matrix (measured; TensorFlow and JAX on a CPU).
     products = (power + 1) // 2 + relative
     small = isinstance(n, int) and n <= 8 * products * (signal.shape[1] + 1)
     linear = k is None and counted and not small
@@ -399,21 +444,8 @@ def smoothness_of_labels(x, labels, signal, *, power, k, relative, block_size, t
     return value / labels.count(n, x.dtype) if relative else value
 
 
-def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):
-    """The `Labels` of a signal, of which some options exclude others."""
-    if continuous and (num_classes, ignore_class) != (None, None):
-        raise ValueError(
-            "Argument `continuous` excludes options of classes. Expected neither `num_classes` nor "
-            f"`ignore_class` with continuous=True. Received: num_classes={num_classes}, "
-            f"ignore_class={ignore_class}. Drop them."
-        )
-    return read_labels(
-        labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
-    )
-
-
 def to_adjacency(adjacency, argument="adjacency"):
-    """Float tensor of a square matrix: the way of adjacencies through the gate."""
+    """A square matrix as a float tensor, checked."""
     expected = "a square matrix of shape (n, n)"
     adjacency = to_float(as_tensor(argument, adjacency, expected))
     shape = tuple(adjacency.shape)
@@ -432,22 +464,11 @@ def _edges_to_keep(mask, x):
     return ops.cast(mask, "bool")
 
 
-def labels_of_pairs(pairs, labels, x, **options):
-    """The `Labels` that ``pairs="intra"`` and ``"inter"`` need, or raise; see `read_labels`."""
-    if labels is None:
-        raise ValueError(
-            "Argument `labels` is missing. Expected the class labels of the batch, since "
-            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
-            "Pass labels=..., or pairs='all'."
-        )
-    return read_labels(labels, x, **options)
-
-
 def _uncounted(n, block_size):
-    """The error for integer labels of unknown count in a batch that is looked at in blocks."""
+    """The error for integer labels of unknown count in a batch that is compared in blocks."""
     return ValueError(
         "Argument `num_classes` is missing. Expected the number of classes, since the batch "
-        "is looked at in blocks and its labels are integers. Received: num_classes=None, "
+        "is compared in blocks and its labels are integers. Received: num_classes=None, "
         f"block_size={block_size}, {n} samples. Pass num_classes=..., or one-hot labels."
     )
 

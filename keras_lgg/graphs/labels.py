@@ -1,9 +1,9 @@
-"""Labels in the forms that Keras users hold them in, and what a graph needs of them.
+"""Labels in the forms that Keras users have them in, and what a graph needs from them.
 
 Every function takes labels through `read_labels`: class numbers, which stay integers, rows
-``(n, c)`` over the classes, or a continuous target. Two samples of class numbers are similar to
-1 or to 0; two rows to their product, and a row that is longer than 1, as one with several ones
-is, counts as one of length 1: the similarity is then the cosine, and never more than 1.
+``(n, c)`` over the classes, or a continuous target. The similarity of two class numbers is 1 or 0;
+that of two rows is their product. A row longer than 1, such as one with several ones, is scaled to
+length 1: the similarity is then the cosine, and never more than 1.
 """
 
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ EXACT_BELOW = {"float64": 2**53, "float32": 2**24, "float16": 2**11, "bfloat16":
 
 
 class Labels(NamedTuple):
-    """What was read from labels.
+    """Labels, read and checked.
 
     Attributes:
         classes: Class numbers ``(n,)``, integers; or ``None``.
         rows: Rows ``(n, c)``, one-hot, soft or multi-hot, or continuous; or ``None``.
-        counted: Boolean ``(n,)``, false for samples without a label; or ``None``, where all count.
-        num_classes: How many class numbers there are, if that is known; the width of the rows.
-        is_continuous: Whether the rows are no classes.
+        counted: Boolean ``(n,)``, false for samples without a label; ``None`` if all have one.
+        num_classes: The number of classes, if that is known; the width of the rows.
+        is_continuous: Whether the rows are a continuous target and not classes.
     """
 
     classes: Any
@@ -46,13 +46,13 @@ class Labels(NamedTuple):
         return ops.where(counted, x, ops.zeros_like(x))
 
     def count(self, n, dtype, total=alone):
-        """How many of n samples count, a scalar tensor; for ``total`` see `alone`."""
+        """How many of n samples have a label, a scalar tensor; for ``total`` see `alone`."""
         if self.counted is None:
             return total(ops.cast(n, dtype))
         return ops.maximum(total(ops.sum(ops.cast(self.counted, dtype))), 1.0)
 
     def weights(self, dtype="float32"):
-        """1.0 for each sample that counts and 0.0 for others, by name, for a `PairMatrix`."""
+        """1.0 for each sample with a label and 0.0 for others, by name, for a `PairMatrix`."""
         return {} if self.counted is None else {"counted": ops.cast(self.counted, dtype)}
 
 
@@ -67,26 +67,26 @@ def read_labels(
     continuous=False,
     any_number=False,
 ):
-    """The one place through which labels pass.
+    """Read and check labels; all labels pass through here.
 
     Args:
         labels: Class numbers ``(n,)`` or ``(n, 1)``: integers, or floats whose values are known
             here and whole. Or one-hot, soft or multi-hot rows ``(n, c)`` of values in [0, 1].
-        like: Tensor of as many samples, or ``None``.
+        like: Tensor with as many samples, or ``None``.
         argument: Name of the argument, for errors.
         of: Name of `like`, for errors.
         num_classes: Number of classes of class numbers, if it is known.
-        ignore_class: Class number of samples without a label, or ``None``. Of rows, those of
-            zeros have none.
+        ignore_class: Class number that marks samples without a label, or ``None``. Of rows, those
+            of zeros have none.
         continuous: Whether the labels are a continuous target ``(n,)`` or ``(n, m)``.
-        any_number: Whether a class number may be negative: where none can say "no label".
+        any_number: Whether class numbers may be negative, since none of them means "no label".
 
     Returns:
         `Labels`.
 
     Raises:
-        ValueError: If the labels are of no such form, or have another length than `like`. What
-            is not known inside a compiled function is not refused there.
+        ValueError: If the labels have none of these forms, or another length than `like`. Values
+            that are unknown, inside a compiled function, are not checked.
 
     Example:
         >>> import numpy as np
@@ -123,6 +123,30 @@ def read_labels(
     return _from_known(known.reshape(-1), num_classes, ignore_class)
 
 
+def read_label_signal(labels, x, *, num_classes, ignore_class, continuous):
+    """The `Labels` of a signal; some options exclude each other."""
+    if continuous and (num_classes, ignore_class) != (None, None):
+        raise ValueError(
+            "Argument `continuous` excludes options of classes. Expected neither `num_classes` nor "
+            f"`ignore_class` with continuous=True. Received: num_classes={num_classes}, "
+            f"ignore_class={ignore_class}. Drop them."
+        )
+    return read_labels(
+        labels, x, num_classes=num_classes, ignore_class=ignore_class, continuous=continuous
+    )
+
+
+def labels_of_pairs(pairs, labels, x, **options):
+    """The `Labels` that ``pairs="intra"`` and ``"inter"`` need, or raise; see `read_labels`."""
+    if labels is None:
+        raise ValueError(
+            "Argument `labels` is missing. Expected the class labels of the batch, since "
+            f"pairs={pairs!r} keeps edges by class. Received: labels=None. "
+            "Pass labels=..., or pairs='all'."
+        )
+    return read_labels(labels, x, **options)
+
+
 def check_known(
     known,
     *,
@@ -132,7 +156,7 @@ def check_known(
     continuous=False,
     any_number=False,
 ):
-    """Raise where the values of labels, a NumPy array, are none; see `read_labels`."""
+    """Raise if the values of a NumPy array cannot be labels; see `read_labels`."""
     _check_shape(argument, known.shape, continuous)
     known = known.astype("float32") if known.dtype.name.startswith("bfloat") else known
     if not np.isfinite(known).all():
@@ -162,17 +186,17 @@ def check_known(
 
 
 def are_class_indices(labels):
-    """Whether labels are class numbers, (n,) or (n, 1), and not rows (n, c)."""
+    """Whether labels are class numbers, ``(n,)`` or ``(n, 1)``, and not rows ``(n, c)``."""
     shape = tuple(labels.shape)
     return len(shape) == 1 or shape[1] == 1
 
 
 def label_signal(labels, *, dtype="float32"):
-    """`Labels` as a signal Y on the graph, with ``(Y @ Y.T)_ij`` the similarity of two samples.
+    """`Labels` as a signal Y on the graph, where ``(Y @ Y.T)_ij`` is the similarity of two samples.
 
     Returns:
-        Tensor ``(n, c)``, of one column a class; ``(n, n)`` where the classes are not counted, or
-        more than the samples. Samples without a label have rows of 0; a class number beyond
+        Tensor ``(n, c)``, one column per class; ``(n, n)`` if the number of classes is unknown, or
+        larger than n. Samples without a label have rows of 0; a class number beyond
         ``num_classes``, which only a compiled function can meet, has a row of NaN.
     """
     if labels.rows is not None:
@@ -185,13 +209,13 @@ def label_signal(labels, *, dtype="float32"):
         inside = ops.where(_in_range(labels), labels.classes, ops.zeros_like(labels.classes))
         signal = ops.one_hot(ops.cast(inside, "int32"), labels.num_classes, dtype=dtype)
     if labels.num_classes is not None:
-        # A label out of range, where nothing can raise, must not pass for "no class".
+        # A label out of range, where nothing can raise, must not be taken for "no class".
         signal = ops.where(as_column(_in_range(labels)), signal, float("nan"))
     return labels.where_counted(signal)
 
 
 def label_kernel(labels):
-    """Boolean (n, n) of class numbers: true for two samples of one class."""
+    """Boolean (n, n) from class numbers: true for two samples of one class."""
     same = ops.equal(as_column(labels.classes), as_row(labels.classes))
     if labels.counted is None:
         return same
@@ -200,9 +224,9 @@ def label_kernel(labels):
 
 
 def memberships(labels, dtype="float32"):
-    """The classes that a sample belongs to, 0 or 1 in each column, of rows.
+    """The classes of each sample, 0 or 1 in each column, from rows.
 
-    The largest entry counts, and all that tie with it: of a multi-hot label each class.
+    The largest entry counts, with all that tie with it: in a multi-hot label, each class.
     """
     rows = ops.cast(labels.rows, dtype)
     largest = ops.max(rows, axis=1, keepdims=True)
@@ -211,12 +235,12 @@ def memberships(labels, dtype="float32"):
 
 
 def class_indices(labels):
-    """Class number of each sample, (n,), of `Labels`; of rows the first of the largest."""
+    """Class number of each sample, ``(n,)``; of rows, the position of the largest entry."""
     return ops.argmax(labels.rows, axis=1) if labels.classes is None else labels.classes
 
 
 def classes_on_host(labels, like=None, *, argument="labels", of="x"):
-    """Class number of each sample as a NumPy array (n,), for what is not computed in tensors."""
+    """Class number of each sample as a NumPy array ``(n,)``, for computations on the host."""
     labels = given_array(argument, labels, FORMS)
     known = known_values(labels)
     if known is None:
@@ -228,11 +252,11 @@ def classes_on_host(labels, like=None, *, argument="labels", of="x"):
 
 
 def named_classes(classes, names):
-    """The class of each sample, counted from 0 among those present, and the names of these.
+    """The class of each sample, numbered from 0 among those present, and their names.
 
     Args:
         classes: Class numbers ``(n,)``, an array.
-        names: Name of each class, by its number; ``None`` takes the number.
+        names: Name of each class, indexed by its number; ``None`` uses the number itself.
     """
     present, indices = np.unique(classes, return_inverse=True)
     if names is None:
@@ -244,7 +268,7 @@ def named_classes(classes, names):
 
 
 def comparable(classes, block):
-    """Class numbers ``(n,)`` as a `PairMatrix` compares them: in blocks it takes floats alone."""
+    """Class numbers ``(n,)`` as a `PairMatrix` compares them; in blocks, it needs floats."""
     if block is None:
         return classes
     # Ranks are below n, and so exact where the class numbers themselves would not be.
@@ -254,7 +278,7 @@ def comparable(classes, block):
 def known_values(x):
     """The values of a tensor as a NumPy array, or None where this process cannot read them.
 
-    So it is inside a function that is being traced, and for a JAX array of several processes.
+    It cannot inside a function that is being traced, nor those of a JAX array of several processes.
     """
     if isinstance(x, np.ndarray):
         return x
@@ -319,23 +343,23 @@ def _from_known(known, num_classes, ignore_class):
     if ignore_class is not None and (known == ignore_class).any():
         counted = ops.convert_to_tensor(known != ignore_class)
     if known.size and (known.min() < -(2**31) or known.max() >= 2**31):
-        # Only which are equal counts. JAX, for one, would cut off what is above 32 bits.
+        # Only equality counts, and JAX would cut off what is above 32 bits.
         known = np.unique(known, return_inverse=True)[1].reshape(-1)
     classes = ops.convert_to_tensor(known.astype("int32"))
     return Labels(classes, None, counted, num_classes)
 
 
 def _integers(argument, labels):
-    """Class numbers whose values are not known here, as integers (n,)."""
+    """Class numbers whose values are not known here, as integers ``(n,)``."""
     dtype = keras.backend.standardize_dtype(labels.dtype)
     labels = ops.reshape(labels, (-1,))
     if keras.src.backend.common.symbolic_scope.in_symbolic_scope():
-        # Keras looks for shapes, with labels of any dtype (under a strategy, the mean of them).
+        # Keras infers shapes, with labels of any dtype (under a strategy, with their mean).
         return ops.cast(labels, "int32")
     if not dtype.startswith(("int", "uint", "bool")):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected class numbers as integers inside "
-            f"a compiled function, where nobody can see whether floats are whole. Received: "
+            f"a compiled function, where floats cannot be checked to be whole. Received: "
             f"{argument} of {dtype}. Pass {argument}.astype('int32') if they are whole; an input "
             "of a model has its own dtype, keras.Input(..., dtype='int32')."
         )
@@ -344,7 +368,7 @@ def _integers(argument, labels):
 
 
 def _from_rows(labels, ignore_class):
-    """`Labels` of rows, of which none is longer than 1."""
+    """`Labels` from rows, none of them longer than 1."""
     rows = ops.convert_to_tensor(labels)
     dtype = keras.backend.standardize_dtype(rows.dtype)
     rows = rows if dtype == "float64" else ops.cast(rows, "float32")
@@ -360,12 +384,12 @@ def _from_rows(labels, ignore_class):
 
 
 def _is_wide(labels):
-    """Whether one column a class, by a class count that says little, would be too much."""
+    """Whether there are far too many classes for one column each."""
     n = labels.classes.shape[0]
     return labels.num_classes > 2**16 and (n is None or labels.num_classes > n)
 
 
 def _in_range(labels):
-    # A count beyond the dtype of the class numbers bounds none of them.
+    # A count beyond the dtype of the class numbers does not bound them.
     largest = min(labels.num_classes, 2**31) - 1
     return ops.logical_and(labels.classes >= 0, labels.classes <= largest)

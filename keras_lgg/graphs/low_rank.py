@@ -1,7 +1,7 @@
 """Matrices over all pairs of a batch in factors, ``left @ right.T + diag(diagonal)``.
 
-A full cosine graph of a batch of n samples in d dimensions has rank d but for its diagonal. What
-is computed from the factors costs O(n d**2), where the matrix itself would cost O(n**2 d).
+The full cosine graph of a batch of n samples in d dimensions has rank d, apart from its diagonal.
+What is computed from the factors costs O(n d**2), where the matrix itself would cost O(n**2 d).
 """
 
 import itertools
@@ -18,7 +18,7 @@ from keras_lgg.types import Tensor
 class LowRank(NamedTuple):
     """``left @ right.T + diag(diagonal)``, with factors ``(n, r)`` and a diagonal ``(n,)``.
 
-    ``total`` completes a sum over the rows, where other replicas hold the rest of them.
+    ``total`` completes a sum over the rows if other replicas hold the rest of them.
     """
 
     left: Any
@@ -57,9 +57,9 @@ def product(a, b):
 def subtract(a, b, *, along):
     """The difference ``a - b`` of two symmetric matrices, in terms that add up to it.
 
-    What both have in common along one direction is taken out of the factors and subtracted by
-    itself, where it would otherwise cancel in every sum: for degree-normalised graphs that is
-    the vector of root degrees, of eigenvalue 1 in both.
+    What both have in common along one direction is taken out of the factors and subtracted
+    separately; otherwise it would cancel in every sum. For degree-normalised graphs, the direction
+    is the vector of root degrees, whose eigenvalue is 1 in both.
 
     Args:
         a: `LowRank`.
@@ -67,7 +67,8 @@ def subtract(a, b, *, along):
         along: Vector ``(n,)``, which carries no gradient.
 
     Returns:
-        List of three `LowRank`: of a, of b, and of what both have along the direction.
+        List of three `LowRank`: the rest of a, the rest of -b, and the difference along the
+        direction.
     """
     along = ops.stop_gradient(along)
     norm = ops.sqrt(a.total(ops.sum(ops.square(along))))
@@ -86,7 +87,7 @@ def subtract(a, b, *, along):
 
 
 def _deflate(matrix, along):
-    """What is left of a matrix across a unit vector, and its parts along it."""
+    """The part of a matrix across a unit vector, and its parts along that vector."""
     left, left_along = _across(matrix.left, along, matrix.total)
     symmetric = matrix.right is matrix.left
     right, right_along = (
@@ -105,7 +106,7 @@ def _across(factor, along, total):
 
 
 def power_difference(a, b, difference, power):
-    """``a**power - b**power`` from the difference ``a - b``, with no cancellation of its own."""
+    """``a**power - b**power`` from the difference ``a - b``, with no further cancellation."""
     result, b_power = difference, b
     for _ in range(power - 1):
         result = add(product(a, result), product(difference, b_power))
@@ -117,8 +118,8 @@ def row_squares(terms, classes=None):
     """The sum of the squared entries of each row, (n,), of a matrix and of each of its terms.
 
     Args:
-        terms: List of `LowRank`, which add up to the matrix.
-        classes: One-hot classes ``(n, c)``, to count only the pairs of one class.
+        terms: List of `LowRank` that add up to the matrix.
+        classes: One-hot classes ``(n, c)``, to count only pairs within a class.
 
     Returns:
         The row sums of the matrix, and a list of those of the terms.
@@ -129,7 +130,7 @@ def row_squares(terms, classes=None):
 
 
 def _row_products(a, b, classes):
-    """The sum over each row of the products of the entries of two matrices."""
+    """The row sums of the elementwise product of two matrices."""
     if classes is None:
         sums = _low_rank_products(a.left, a.right, b.left, b.right, a.total)
     else:

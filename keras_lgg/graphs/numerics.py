@@ -1,4 +1,4 @@
-"""Floating point: dtypes, and roots and quotients that stay finite on degenerate batches."""
+"""Floating point: dtypes, and roots and quotients that stay finite for degenerate batches."""
 
 import math
 
@@ -12,19 +12,19 @@ from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, check_not_empty
 
 def float_dtypes():
     """The dtypes that geometry is computed in."""
-    # On PyTorch, Keras's own operations round float64 to float32 now and then.
+    # On PyTorch, some of Keras's own operations round float64 to float32.
     return ("float32",) if keras.backend.backend() == "torch" else ("float32", "float64")
 
 
 def to_float(x):
-    """Tensor of x in float32, or in float64 where it is that already and the backend keeps it."""
+    """x as a float32 tensor, or float64 if it is that already and the backend keeps it."""
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if dtype in float_dtypes() else ops.cast(x, "float32")
 
 
 def flatten_representation(x, argument="x"):
-    """Representations ``(n, ...)`` as a float tensor ``(n, d)``: their way through the gate."""
+    """Representations ``(n, ...)`` as a float tensor ``(n, d)``, checked."""
     x = to_float(as_tensor(argument, x, REPRESENTATIONS))
     if len(x.shape) == 0:
         raise invalid(argument, REPRESENTATIONS, "a scalar")
@@ -44,15 +44,15 @@ def in_one_dtype(*tensors):
 
 
 def alone(x):
-    """The total over all samples of what was summed over those at hand, where these are all.
+    """Completes a sum over the samples at hand to one over the batch: here, they are all.
 
-    Replicas that each hold a part of the batch have `losses.replicas.total` in its place.
+    Replicas that each hold a part of the batch use `losses.replicas.total` instead.
     """
     return x
 
 
 def as_column(x):
-    """``(n,)`` as ``(n, 1)``; an index of ``None`` would take far longer to trace."""
+    """``(n,)`` as ``(n, 1)``; indexing with ``None`` takes far longer to trace."""
     return ops.expand_dims(x, 1)
 
 
@@ -77,7 +77,7 @@ def connected_nodes(degree, magnitude):
     # The second bound keeps degree**(-3/2), which the gradient needs, from overflowing.
     smallest = np.finfo(keras.backend.standardize_dtype(degree.dtype)).tiny ** (2 / 3)
     bound = ops.maximum(8.0 * machine_epsilon(degree) * magnitude, float(smallest))
-    # "not below or equal": a NaN degree is not taken for an isolated node.
+    # "not below or equal": a node with a NaN degree does not count as isolated.
     return ops.logical_not(ops.less_equal(degree, bound))
 
 
@@ -87,10 +87,10 @@ def inverse_sqrt_degree(degree, connected):
 
 
 def matmul(a, b):
-    """``a @ b`` in the precision of its dtype, also on a GPU, where JAX would take 11 bits of 24.
+    """``a @ b`` in the precision of its dtype, also on a GPU, where JAX would use 11 bits of 24.
 
-    A precision that is asked for, in `jax.default_matmul_precision`, is respected; on TensorFlow it
-    is a setting of the whole process, and TF32 unless one turns it off.
+    A precision set by `jax.default_matmul_precision` is respected. On TensorFlow, precision is a
+    setting of the whole process, and is TF32 unless turned off.
     """
     if keras.backend.backend() != "jax":
         return ops.matmul(a, b)
@@ -101,20 +101,20 @@ def matmul(a, b):
 
 
 def product_epsilon(x):
-    """The relative rounding error of matrix products of a tensor: `matmul` may be coarser."""
+    """The relative rounding error of a tensor's matrix products, which may be coarser."""
     is_float32 = keras.backend.standardize_dtype(x.dtype) == "float32"
     return 2.0**-10 if is_float32 and _takes_tf32() else machine_epsilon(x)
 
 
 def rounding_of_squares(x):
-    """The share of ``|x|**2 + |y|**2`` below which nothing is known of ``|x - y|**2``."""
-    # Measured on duplicates: up to 5 for 131,072 features, 3 for fewer. What is coarse is the bound
-    # of each entry.
+    """The share of ``|x|**2 + |y|**2`` below which ``|x - y|**2`` is only rounding error."""
+    # Measured on duplicates, in units of epsilon: up to 5 for 131,072 features, 3 for fewer. For
+    # coarse products, epsilon bounds the error of each entry.
     return max(8.0 * machine_epsilon(x), 2.0 * product_epsilon(x))
 
 
 def _takes_tf32():
-    """Whether products in float32 are taken in fewer bits."""
+    """Whether float32 products are computed in fewer bits."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -130,10 +130,10 @@ def _takes_tf32():
 
 
 def compiled_by_xla():
-    """Whether XLA compiles what is being computed."""
+    """Whether XLA compiles the current computation."""
     if keras.backend.backend() != "tensorflow":
         return keras.backend.backend() == "jax"
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util  # TensorFlow says so nowhere else
+    from tensorflow.python.ops import control_flow_util  # only this module knows
 
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -1,6 +1,6 @@
-"""Matrices over all pairs of a batch, held whole or recomputed block of rows by block of rows.
+"""Matrices over all pairs of a batch, held whole or recomputed block by block.
 
-A small batch is one matrix ``(n, n)``. A large one never is: its rows are computed a block at a
+For a small batch there is one matrix ``(n, n)``. For a large one, rows are computed a block at a
 time, forward and backward, so that memory grows like ``n * block`` and not like ``n * n``.
 """
 
@@ -10,8 +10,8 @@ from keras import ops
 from keras_lgg.checks import check_positive_integer
 from keras_lgg.graphs.numerics import as_column, as_row
 
-# Samples of the largest batch whose matrix is held whole; its entries, 16 MiB in float32, are
-# those of the largest block, too.
+# Size of the largest batch whose matrix is held whole. Its number of entries, 16 MiB in float32, is
+# also that of the largest block.
 LARGEST_WHOLE = 2048
 ENTRIES = LARGEST_WHOLE**2
 
@@ -24,8 +24,8 @@ class PairMatrix:
         entries: ``entries(rows, columns, others)``, a block ``(b, n)`` of the matrix, where
             ``rows`` are the tensors of b samples, ``columns`` those of all n, and ``others`` is
             a boolean ``(b, n)``, false on the diagonal.
-        block: Rows of a block, or ``None`` to compute and hold the whole matrix now.
-        like: A `PairMatrix` of the same samples, whose ``others`` serve again.
+        block: Number of rows in a block, or ``None`` to compute and hold the whole matrix now.
+        like: A `PairMatrix` of the same samples, whose ``others`` are used again.
     """
 
     def __init__(self, tensors, entries, block, *, like=None):
@@ -41,15 +41,15 @@ class PairMatrix:
         return self.tensors
 
     def map_rows(self, function, *, only_rows=None, **tensors):
-        """A tensor ``(n, ...)``, made of the rows of the matrix.
+        """A tensor ``(n, ...)``, computed from the rows of the matrix.
 
         Args:
-            function: ``function(values, others, rows, columns)`` with a block ``(b, n)`` of the
-                matrix gives ``(b, ...)``; ``rows`` and ``columns`` are dicts of the tensors. The
-                last block is filled up with rows of zeros, on which it must be differentiable.
+            function: ``function(values, others, rows, columns)`` maps a block ``(b, n)`` of the
+                matrix to ``(b, ...)``; ``rows`` and ``columns`` are dicts of the tensors. The last
+                block is filled up with rows of zeros, where the function must be differentiable.
             only_rows: Dict of tensors ``(n, ...)`` that are not among the columns.
-            **tensors: Tensors ``(n, ...)``, by name. All that `function` needs a gradient to
-                must come through these, since the backward pass calls it anew.
+            **tensors: Tensors ``(n, ...)``, by name. All tensors that need a gradient through
+                `function` must be among these, since the backward pass calls it again.
         """
         only_rows = only_rows or {}
         if self.block is None:
@@ -58,7 +58,7 @@ class PairMatrix:
         columns = keras.tree.flatten(structure)
         names = list(only_rows)
         n = ops.shape(columns[0])[0]
-        # Floats, which are exact up to 16 million: the recomputation differentiates to all it gets.
+        # Floats, exact up to 16 million: the recomputation differentiates by all that it gets.
         index = ops.cast(ops.arange(n), "float32")
 
         def compute(row_index, column_index, *flat):
@@ -102,7 +102,7 @@ def combine(function, *matrices, **tensors):
     """The `PairMatrix` with entries ``function(*values, others, rows, columns)``.
 
     Args:
-        function: As in `PairMatrix.map_rows`, with the values of each matrix; gives ``(b, n)``.
+        function: As in `PairMatrix.map_rows`, with the values of each matrix; returns ``(b, n)``.
         *matrices: At least one `PairMatrix`, all of one block size.
         **tensors: As in `PairMatrix.map_rows`.
     """
@@ -118,11 +118,11 @@ def combine(function, *matrices, **tensors):
 
 
 def rows_of_block(n, block_size):
-    """Rows of a block in a batch of n samples, or ``None`` where one matrix will do.
+    """Number of rows in a block for n samples, or ``None`` if one matrix will do.
 
     Args:
-        n: Batch size, an integer, or a tensor where it is only known at run time: then one
-            matrix will do unless the user says otherwise.
+        n: Batch size: an integer, or a tensor if it is only known at run time; then one matrix will
+            do unless the user says otherwise.
         block_size: The user's choice, or ``None`` for an automatic one.
     """
     if block_size is not None:

@@ -1,4 +1,4 @@
-"""One vector a sample, where a representation has positions: a text's tokens, an image's pixels."""
+"""One vector per sample from representations with positions: a text's tokens, an image's pixels."""
 
 import keras
 from keras import ops
@@ -7,22 +7,23 @@ from keras_lgg import checks
 from keras_lgg.graphs.numerics import as_column, to_float
 
 POOLS = (None, "mean", "max", "first", "last")
-# How other libraries, KerasHub among them, name the inputs that say which positions count.
+# Names of inputs that say which positions count, in KerasHub and other libraries.
 MASK_INPUTS = ("padding_mask", "attention_mask")
 
 
 def pooled(x, mask=None, pool=None):
-    """Representations with positions as one vector a sample; masked positions do not count.
+    """Representations with positions as one vector per sample; masked positions do not count.
 
     Args:
-        x: Tensor ``(n, T, ..., c)``; one of ``(n, d)`` has no positions and comes out as it is.
-        mask: Tensor ``(n, T)``, true where a position counts; or ``None``, where all do.
+        x: Tensor ``(n, T, ..., c)``; one of shape ``(n, d)`` has no positions and is returned as
+            it is.
+        mask: Tensor ``(n, T)``, true where a position counts; or ``None`` if all do.
         pool: ``None``: all positions as they are, 0 where masked. ``"mean"``, ``"max"``: over the
-            positions. ``"first"``, ``"last"``: the first or the last that counts.
+            positions. ``"first"``, ``"last"``: the first or the last position that counts.
 
     Returns:
-        Tensor ``(n, c)``, or ``(n, T, ..., c)`` for ``None``. A sample without any position that
-        counts is all 0.
+        Tensor ``(n, c)``, or ``(n, T, ..., c)`` for ``None``. A sample with no position that counts
+        is all 0.
 
     Raises:
         ValueError: If the mask is not of shape ``(n, T)``.
@@ -47,7 +48,7 @@ def pooled(x, mask=None, pool=None):
 
 
 def check_pool(pool):
-    """Raise unless this is a way to pool."""
+    """Raise unless this is a known way to pool."""
     checks.check_choice("pool", pool, POOLS)
 
 
@@ -57,7 +58,7 @@ def mask_of(tensor):
 
 
 def without_mask(tensor):
-    """The tensor with its masked positions at 0, and no mask that Keras would see."""
+    """The tensor with its masked positions set to 0, and without its Keras mask."""
     mask = mask_of(tensor)
     if mask is None:
         return tensor
@@ -76,7 +77,7 @@ def _checked(x, mask):
 
 
 def may_equal(a, b):
-    """Whether two sizes are the same, as far as they are known."""
+    """Whether two sizes may be equal, as far as they are known."""
     return a is None or b is None or a == b
 
 
@@ -96,7 +97,7 @@ def _positions(x, mask):
 
 def _mean(x, mask):
     counts = ops.cast(mask, x.dtype)[:, :, None]
-    # Not a product with the mask: what is masked may be infinite.
+    # Not a product with the mask: masked values may be infinite.
     total = ops.sum(ops.where(mask[:, :, None], x, 0.0), axis=1)
     return total / ops.maximum(ops.sum(counts, axis=1), 1.0)
 

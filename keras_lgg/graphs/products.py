@@ -1,8 +1,8 @@
 """Products of representations that need few passes over them, and none over pairs of samples.
 
-A full cosine graph is the object X̂ X̂ᵀ of rank d, and its rows need not be written: what follows
-multiplies by it, and folds the norms into the small factors. The backward passes are given by
-hand, since automatic ones write several arrays of the size of the representations and add them.
+The full cosine graph is X̂ X̂ᵀ, of rank d, and its rows need not be formed: the functions here
+multiply by it, and fold the norms into the small factors. The backward passes are written by hand,
+since automatic ones write and add several arrays of the size of the representations.
 """
 
 import functools
@@ -12,15 +12,15 @@ from keras import ops
 
 from keras_lgg.graphs.numerics import alone, as_column, matmul
 
-# Rows shorter than this are scaled by 1 / EPSILON in place of 1 / norm, so that the gradient of
-# a dead row stays bounded.
+# Rows shorter than this are scaled by 1 / EPSILON instead of 1 / norm, so that the gradient of a
+# dead row stays bounded.
 EPSILON = 1e-12
 # Rows shorter than this are zero: between them, gradients leave the range of float32.
 ZERO = 1e-16
 
 
 def gram(x):
-    """``x @ x.T``, with one product in the backward pass where that is what it costs."""
+    """``x @ x.T``; for wide x with a single product in the backward pass."""
     n, d = x.shape
     wide = n is None or d is None or d > n
     return _gram(x) if wide and _by_hand() else matmul(x, ops.transpose(x))
@@ -51,7 +51,7 @@ def unit_rows(x, epsilon=EPSILON):
     # so it needs no gradient.
     largest = ops.max(ops.abs(x), axis=1, keepdims=True)
     x = x / ops.stop_gradient(ops.maximum(largest, 2 * epsilon))
-    # At least 1 for every row longer than 2 * epsilon: the bounds act on shorter ones alone.
+    # At least 1 for every row longer than 2 * epsilon: the bounds affect only shorter ones.
     squares = squared_norms(x)
     inverse = ops.rsqrt(ops.maximum(squares, 0.25))
     return x * as_column(ops.where(squares < (0.5 * ZERO / epsilon) ** 2, 0.0, inverse))
@@ -95,7 +95,7 @@ def _cosine_product(x, z, total):
         scaled_upstream = inverse * upstream
         upstream_sums = total(matmul(ops.transpose(scaled_upstream), x))
         z_gradient = inverse * matmul(x, ops.transpose(upstream_sums))
-        # What the norms take away; rows that EPSILON bounds do not depend on their norm.
+        # The part through the norms; rows bounded by EPSILON do not depend on their norm.
         radial = ops.sum(z * z_gradient + upstream * product, axis=1, keepdims=True)
         radial = ops.where(as_column(squares) < EPSILON**2, 0.0, radial * ops.square(inverse))
         left = ops.concatenate([scaled, scaled_upstream], axis=1)
@@ -106,5 +106,5 @@ def _cosine_product(x, z, total):
 
 
 def _by_hand():
-    # Keras hands PyTorch the gradient's arguments in another way, and derives it no further.
+    # On PyTorch, Keras passes the gradient's arguments differently, and has no second derivative.
     return keras.backend.backend() != "torch"

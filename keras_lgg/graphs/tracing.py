@@ -1,4 +1,4 @@
-"""Functions that a trace takes over, in place of tracing them again for tensors of equal shapes."""
+"""Functions that are traced once, and not again for tensors of equal shapes."""
 
 import functools
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from keras_lgg.types import Tensor
 def traced_once(
     function: Callable[..., Tensor], *tensors: Tensor, any_width: bool = False, **options: Any
 ) -> Tensor:
-    """``function(*tensors, **options)``, which is traced once for all tensors of equal shapes.
+    """``function(*tensors, **options)``, traced once for all tensors of equal shapes.
 
-    The layers of a network come in few shapes, and what is done with them takes longer to trace,
-    forward and backward, than the layers themselves. Outside of a trace, under XLA on TensorFlow
-    and on PyTorch, the function is just called; so it is where it works on blocks of rows.
+    The layers of a network have few different shapes, and the computations on them take longer to
+    trace, forward and backward, than the layers themselves. Outside a trace, under XLA on
+    TensorFlow, on PyTorch, and where it works on blocks of rows, the function is simply called.
 
     Args:
-        function: Of a module, since its traces are kept for as long as it lives. It takes tensors
-            alone; no replica, label or penalty is known to it but through them. It has no
-            condition in it, which TensorFlow would differentiate once and then no more.
+        function: A function of a module, since its traces are kept as long as it lives. It knows of
+            replicas, labels and penalties only what its tensors say. It must not contain a
+            condition, which TensorFlow could differentiate only once.
         *tensors: What it is called with.
-        any_width: Whether the function does the same whatever the widths are: then TensorFlow
-            traces it once for all of them.
-        **options: Hashable arguments, each combination of which has traces of its own. ``block``
-            is that of `PairMatrix`.
+        any_width: Whether the function does the same for any widths: then TensorFlow traces it once
+            for all of them.
+        **options: Hashable arguments; each combination has its own traces. ``block`` is that of
+            `PairMatrix`.
     """
     backend = None if options.get("block") is not None else keras.backend.backend()
-    # XLA on TensorFlow would compile such a function anew in every step.
+    # XLA on TensorFlow would compile such a function again in every step.
     if backend == "tensorflow" and _is_in_graph() and not compiled_by_xla():
         specs = [_spec(x, any_width) for x in tensors]
         return _graph_function(function, *specs, **options)(*tensors)
@@ -64,7 +64,7 @@ def _graph_function(function, *specs, **options):
     traceable = tf.function(
         functools.partial(function, **options),
         autograph=False,
-        # Else TensorFlow writes it out at each call, and optimises each anew.
+        # Otherwise TensorFlow inlines it at each call, and optimises each copy again.
         experimental_attributes={"_noinline": True},
     )
     return traceable.get_concrete_function(*specs)

@@ -1,8 +1,9 @@
-"""Losses on latent geometry graphs: pure functions, and Keras losses over them.
+"""Losses on latent geometry graphs: pure functions, and Keras loss classes over them.
 
-The functions follow the order of `keras.losses`: what is given first, what is trained second.
-Those that score samples return one value a sample, ``(n,)``; the published loss is their sum or
-their mean, as each one says, and the class of the same name reduces that way by default.
+Arguments come in the order of `keras.losses`: the target first, what is trained second.
+Functions that score samples return one value per sample, ``(n,)``. The published loss is the sum
+or the mean of these values, as each docstring says, and the class of the same name reduces them
+that way by default.
 
 References:
     [1] Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries with

@@ -1,4 +1,4 @@
-"""What all losses share: where they act, precision, reduction, batches on several replicas."""
+"""What all losses share: where they act, precision, reduction, batches split over replicas."""
 
 import functools
 import inspect
@@ -19,30 +19,33 @@ from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
 
-# Of options, by the name that all losses call them.
+# The values that options may take, by the name that they have in all losses.
 CHOICES = {"pairs": PAIRS, "metric": METRICS, "form": ("labels", "graph")}
 
 
 class GeometryLoss(keras.losses.Loss):
-    """Base class of the losses of this package, and of your own.
+    """Base class for the losses of this package, and for your own.
 
-    It is an ordinary Keras loss that says where it can act. A subclass implements
-    ``call(y_true, y_pred)`` and sets:
+    It is an ordinary Keras loss that also says where it can act. A subclass implements
+    ``call(y_true, y_pred)``, which returns one value per sample or one for the batch, and sets:
 
     * ``needs_teacher``: ``y_true`` is the teacher's representation (for `Distiller`);
-    * ``needs_labels``: ``y_true`` is the class labels. With both, it is a pair
+    * ``needs_labels``: ``y_true`` holds the class labels. With both, it is a pair
       ``(teacher, labels)``;
-    * ``across_layers``: ``y_pred`` is the list of all tapped representations, in place of one;
-    * ``is_scalar``: the value is one of the whole batch, with nothing to reduce;
-    * ``grows``: it can be made small by a larger scale of the representation alone.
+    * ``across_layers``: ``y_pred`` is the list of all tapped representations, not a single one;
+    * ``is_scalar``: the loss is a single value for the whole batch, so nothing is reduced;
+    * ``grows``: a larger scale of the representation is enough to make the loss small.
 
     Args:
-        reduction: As in `keras.losses.Loss`; each loss defaults to its published scale.
-        name: Name of the loss, also that of its metric.
-        dtype: As in `keras.losses.Loss`; by default float32, or float64 for float64
-            representations (on PyTorch, where Keras rounds to float32, always that).
-        global_graph: Where several replicas share a batch: whether the graph spans all of it, as
-            on one device, or each replica has the graph of its own part.
+        reduction: How the values ``(n,)`` become the loss: ``"sum"``, ``"sum_over_batch_size"``
+            (their mean), ``"mean_with_sample_weight"``, or ``None`` to keep them, as in
+            `keras.losses.Loss`. Each loss defaults to its published scale.
+        name: Name of the loss, and of its metric.
+        dtype: Dtype of the computation; by default float32, or float64 where the representations
+            are float64 (on PyTorch always float32, to which Keras rounds there).
+        global_graph: Only matters where several replicas share a batch. ``True``: one graph spans
+            the whole batch, as on one device. ``False``: each replica builds the graph of its own
+            part.
 
     Example:
         >>> import keras
@@ -77,7 +80,7 @@ class GeometryLoss(keras.losses.Loss):
         self._options: dict[str, Any] = {}
 
     def _keep(self, **options: Any) -> None:
-        """Take the options of the loss's function: as attributes, and to save them."""
+        """Keep the options of the loss's function, as attributes and for saving."""
         check_options(**options)
         self._options = options
         self.__dict__.update(options)
@@ -88,9 +91,9 @@ class GeometryLoss(keras.losses.Loss):
         y_true, y_pred = self._given(y_true, y_pred)
         if sample_weight is not None:
             sample_weight = _checked_weights(sample_weight, y_pred)
-        # A Keras loss would multiply the mask into the values, of which there is one a sample.
+        # A Keras loss would multiply the mask into the values, but there is one per sample.
         y_true, y_pred = keras.tree.map_structure(without_mask, (y_true, y_pred))
-        # A Keras loss casts all to one dtype. Float64 representations are not rounded here.
+        # A Keras loss casts everything to one dtype. Float64 representations are not rounded here.
         if self._given_dtype is None and self.dtype != "float64" and _has_float64(y_pred):
             wide = type(self).from_config({**self.get_config(), "dtype": "float64"})
             return GeometryLoss.__call__(wide, y_true, y_pred, sample_weight)
@@ -102,33 +105,33 @@ class GeometryLoss(keras.losses.Loss):
         return loss._keras_call(y_true, y_pred, sample_weight)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        """The weight of a penalty that is given none, on graphs of n samples.
+        """The weight of a penalty that was given none, for graphs of n samples.
 
-        1, unless a loss of its own says another; what those of the package say was measured, see
-        :doc:`/which_loss`.
+        It is 1 unless the loss overrides it. The defaults of the losses in this package were
+        measured, see :doc:`/which_loss`.
 
         Args:
-            n: How many samples a graph has, all memories of a `CrossBatch` among them.
+            n: Number of samples in a graph, including those in the memory of a `CrossBatch`.
         """
         del n
         return 1.0
 
     def check_labels(self, labels: np.ndarray) -> None:
-        """Raise where labels are not what the loss reads, before a training compiles them away.
+        """Raise if the loss cannot read these labels; called before training is compiled.
 
         Args:
-            labels: Class labels of a batch, or of all the data.
+            labels: Class labels of a batch, or of the whole data set.
         """
         if "ignore_class" in self._options:
             names = ("num_classes", "ignore_class", "continuous")
             check_known(labels, **{n: v for n, v in self._options.items() if n in names})
 
     def _for_a_sum(self, weight, n):
-        """What ``weight`` of the sum over the samples is for the reduction that there is."""
+        """The weight that, with this reduction, acts like ``weight`` on the sum over samples."""
         return weight if self.reduction in ("sum", None, "none") else weight * as_float(n)
 
     def _given(self, y_true, y_pred):
-        """What was given, through the gate: representations as tensors, labels as they are."""
+        """The inputs, checked: representations as tensors, labels as they are."""
         y_pred = _representations("y_pred", y_pred, self.across_layers)
         if not self.needs_labels:
             return _representations("y_true", y_true, self.across_layers), y_pred
@@ -140,13 +143,13 @@ class GeometryLoss(keras.losses.Loss):
         return (as_tensor("teacher", teacher, REPRESENTATIONS), labels), y_pred
 
     def _keras_call(self, y_true, y_pred, sample_weight):
-        """As a Keras loss, which would round class numbers of 2**24 and more to its dtype."""
+        """Call as a Keras loss, which would round class numbers from 2**24 on to its dtype."""
         exact = _copied(self)
         exact.call = functools.partial(_call_on, self.call, self._cast(y_true))
         return keras.losses.Loss.__call__(exact, y_pred, y_pred, sample_weight)
 
     def _cast(self, y_true):
-        """What a loss compares with, in its dtype, but for labels, which stay what they are."""
+        """``y_true`` in the dtype of the loss, except for labels, which stay as they are."""
         if self.needs_labels and not self.needs_teacher:
             return y_true
         if self.needs_labels:
@@ -154,7 +157,7 @@ class GeometryLoss(keras.losses.Loss):
         return keras.tree.map_structure(lambda x: ops.cast(x, self.dtype), y_true)
 
     def _share(self, replica_count, y_true, y_pred, sample_weight):
-        """What one of several replicas adds to the value: their sum is the loss of the batch."""
+        """This replica's share of the value; the shares add up to the loss of the batch."""
         unreduced = _copied(self)
         unreduced.reduction = None
         by_sums = False
@@ -175,21 +178,21 @@ class GeometryLoss(keras.losses.Loss):
         return _reduced(values, sample_weight, self.reduction) / replica_count
 
     def _sums_suffice(self, y_true, y_pred, n):
-        """Whether replicas need but sums over each other's samples, fewer numbers than these are.
+        """Whether replicas need only sums over each other's samples, and these are less to send.
 
-        A loss of which it is true for some inputs implements ``_call_by_sums`` for them: `call` of
-        the rows of one replica, for ``total`` see `alone`.
+        A loss that says yes to some inputs implements ``_call_by_sums`` for them: `call` on the
+        rows of one replica; for ``total`` see `alone`.
 
         Args:
-            y_true: What the loss compares with, of one replica.
+            y_true: The targets of one replica.
             y_pred: Its representations.
-            n: Size of the whole batch, or ``None`` where that is only known at run time.
+            n: Size of the whole batch, or ``None`` if it is only known at run time.
         """
         del y_true, y_pred, n
         return False
 
     def _on_parts(self, parts):
-        """The loss with a graph of its own for each part of the batch."""
+        """The loss with a separate graph for each part of the batch."""
         split = _copied(self)
 
         def call(y_true, y_pred):
@@ -221,7 +224,7 @@ class GeometryLoss(keras.losses.Loss):
 
 
 def as_float(n):
-    """A number of samples, of which a power may be beyond the integers of a tensor."""
+    """A number of samples as a float: its powers may be too large for an integer tensor."""
     return float(n) if isinstance(n, int) else ops.cast(n, "float32")
 
 
@@ -235,7 +238,7 @@ def _representations(argument, given, several):
 
 
 def _checked_weights(sample_weight, y_pred):
-    """Weights of the samples: their way through the gate."""
+    """Sample weights as a tensor, checked."""
     weights = as_tensor("sample_weight", sample_weight, "weights of shape (n,) or (n, 1)")
     shape = tuple(weights.shape)
     if len(shape) > 2 or shape[1:] not in ((), (1,)):
@@ -247,7 +250,7 @@ def _checked_weights(sample_weight, y_pred):
 
 
 def _copied(loss):
-    """A shallow copy, which `copy.copy` would make from what is saved of a loss."""
+    """A shallow copy; `copy.copy` would rebuild the loss from its config."""
     copied = object.__new__(type(loss))
     copied.__dict__.update(loss.__dict__)
     return copied
@@ -268,7 +271,7 @@ def row_sums(values: Tensor, *_: Any) -> Tensor:
 
 
 def check_options(**options: Any) -> None:
-    """Raise where an option, by the name that all losses call it, is not valid."""
+    """Raise if an option is not valid; it has the same name in all losses."""
     for name, value in options.items():
         CHECKS[name](name, value)
 
@@ -287,7 +290,9 @@ def _check_arms(name, value):
 def _check_class(name, value):
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if value is not None and not is_integer:
-        raise checks.invalid(name, "an integer, the class number of no class, or None", repr(value))
+        raise checks.invalid(
+            name, "an integer, the class number that means no label, or None", repr(value)
+        )
 
 
 def _check_choice(name, value):
@@ -295,7 +300,7 @@ def _check_choice(name, value):
 
 
 def _pass(name, value):
-    """Nothing: the option is checked where it is read."""
+    """Do nothing: the option is checked where it is read."""
 
 
 CHECKS = {
@@ -317,9 +322,9 @@ CHECKS = {
 
 
 def _reduced(values, sample_weight, reduction, whole=alone):
-    """Values that are weighted already, reduced as `keras.losses.Loss` does on one device.
+    """Already weighted values, reduced as `keras.losses.Loss` does on one device.
 
-    With another ``whole`` (a total, see `alone`), these are the values of a part of the batch.
+    With a ``whole`` other than `alone`, they are the values of one part of the batch.
     """
     if len(values.shape) == 0 or reduction in (None, "none"):
         return values

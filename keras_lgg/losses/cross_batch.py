@@ -1,4 +1,4 @@
-"""Losses on the present batch and on what is remembered of those before."""
+"""Losses on the current batch together with remembered samples of earlier ones."""
 
 import functools
 from typing import Any, Self
@@ -13,28 +13,35 @@ from keras_lgg.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class CrossBatch(GeometryLoss):
-    """A loss whose graph spans the present batch and the samples before it.
+    r"""A loss whose graph spans the current batch and the samples before it.
 
-    The representations of past batches, as they were then and without gradients, stand beside
-    those of the present one: the loss, and its scale, are those of a batch of ``n + size`` samples
-    of which ``n`` are trained. It helps where batches are small and representations drift slowly,
-    since what is remembered is stale by ``size / n`` steps at most.
+    .. math::
 
-    It acts in a `keras_lgg.Penalty` of a `GeometryModel` or `Distiller`, which keep the memory,
-    one for each tap, save it, and use it in training alone. In evaluation, and anywhere else, it is
-    ``loss``.
+        \mathcal{L}_t = \ell\bigl([X_t; M_t]\bigr), \qquad
+        M_t = \operatorname{sg}\bigl([X_{t-1}; X_{t-2}; \dots]\bigr)_{1, \dots, m}
+
+    Here :math:`\ell` is ``loss``, :math:`X_t` holds the n representations of batch t, and
+    :math:`M_t` the last m = ``size`` representations before it, as they were computed then and
+    without gradients (sg stops them); the labels and the teacher's representations are remembered
+    along with them. The loss and its scale are therefore those of a batch of ``n + size`` samples,
+    of which n are trained. What is remembered is at most ``size / n`` steps old, so this helps
+    where batches are small and representations drift slowly.
+
+    Use it in a `Penalty` of a `GeometryModel` or `Distiller`, or in a `GeometryPenalty` layer:
+    these keep one memory per tap, save it with the model, and use it in training only. In
+    evaluation, and anywhere else, the value is that of ``loss``.
 
     Args:
-        loss: A loss of this package on labels, on a teacher, or on layers, with a graph of the
-            global batch.
-        size: Samples that are remembered. The memory is used once it is full. It is best well below
-            the samples of an epoch, or a sample meets its own past.
-        warmup: Steps before the memory is used, in which representations change fast.
+        loss: A loss of this package on labels, a teacher or layers, with ``global_graph=True``.
+        size: Number of samples to remember. The memory is used once it is full. Keep it well below
+            the number of samples in an epoch, or a sample meets its own past.
+        warmup: Number of training steps before the memory is used; early on, representations
+            change fast.
         label_shape: Shape of one sample's labels: ``()`` for class numbers, ``(c,)`` for rows.
-        name: Name of the loss, also that of its metric; by default that of ``loss``.
+        name: Name of the loss and of its metric; by default that of ``loss``.
 
     Raises:
-        ValueError: If the loss cannot have a memory, or labels are not of this shape.
+        ValueError: If the loss cannot have a memory, or the labels do not have this shape.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -46,7 +53,7 @@ class CrossBatch(GeometryLoss):
         >>> history = model.fit(x, np.arange(32) % 3, batch_size=4, verbose=0)
 
     Reference: the memory is that of Wang et al., "Cross-batch memory for embedding learning",
-    CVPR 2020
+    CVPR 2020.
     """
 
     def __init__(
@@ -64,18 +71,18 @@ class CrossBatch(GeometryLoss):
         super().__init__(reduction=loss.reduction, name=name or loss.name, dtype=loss._given_dtype)
         self.loss, self.size, self.warmup = loss, size, warmup
         self.label_shape = tuple(label_shape)
-        # What others ask a loss.
+        # Answer for the wrapped loss.
         self._options = loss._options
         for question in ("needs_teacher", "needs_labels", "across_layers", "is_scalar"):
             setattr(self, question, getattr(loss, question))
 
     def __call__(self, *given: Any, memory: "Memory | None" = None) -> Tensor:
-        """The loss of what it takes: on the batch alone, or beside a memory that keeps it."""
+        """The loss of the batch alone, or of the batch and a memory, which then takes it in."""
         if memory is None:
             return self.loss(*given)
         extended = _copied(self)
         extended.call = functools.partial(self._beside, memory)
-        # A loss on nothing but layers has no `y_true`.
+        # A loss on layers alone has no `y_true`.
         y_true, y_pred = given if len(given) == 2 else given * 2
         return GeometryLoss.__call__(extended, y_true, y_pred)
 
@@ -83,7 +90,7 @@ class CrossBatch(GeometryLoss):
         return self.loss.call(y_true, y_pred)
 
     def memory(self, *shapes: tuple[int | None, ...]) -> "Memory":
-        """An empty memory for representations ``(n, ...)`` of these shapes, in their order."""
+        """An empty memory for representations of these shapes ``(n, ...)``, in this order."""
         kinds = [(shape[1:], self.dtype) for shape in shapes]
         if self.needs_labels:
             rows = self.label_shape or self._options.get("continuous")
@@ -94,9 +101,9 @@ class CrossBatch(GeometryLoss):
         return self.loss.default_weight(n + self.size)
 
     def _beside(self, memory, y_true, y_pred):
-        """The value for the present batch and the memory, in which the batch is then kept."""
+        """The value of the batch together with the memory, which then takes the batch in."""
         present, arranged = self._rows(y_true, y_pred)
-        # No condition: TensorFlow cannot differentiate those that losses have inside another one.
+        # No `cond`: TensorFlow cannot differentiate the ones inside losses if they are nested.
         value = ops.where(
             memory.is_used(),
             self._value(*arranged(memory.beside(present))),
@@ -112,7 +119,7 @@ class CrossBatch(GeometryLoss):
         return ops.mean(values)
 
     def _rows(self, y_true, y_pred):
-        """What has a row for each sample, as a list, and the way back from such a list."""
+        """All that has a row per sample, as a list, and a function that puts such a list back."""
         representations = list(y_pred) if self.across_layers else [y_pred]
         teacher = [y_true[0] if self.needs_labels else y_true] if self.needs_teacher else []
         labels = []
@@ -133,7 +140,7 @@ class CrossBatch(GeometryLoss):
             labels = ops.reshape(labels, (-1,))
         if tuple(labels.shape[1:]) != self.label_shape:
             raise ValueError(
-                f"The labels are not those that '{self.name}' remembers. Expected shape "
+                f"The labels do not fit the memory of '{self.name}'. Expected shape "
                 f"(n, {', '.join(map(str, self.label_shape))}) by label_shape={self.label_shape}. "
                 f"Received: shape {tuple(labels.shape)}. Pass "
                 f"label_shape={tuple(labels.shape[1:])}."
@@ -159,12 +166,12 @@ class CrossBatch(GeometryLoss):
 
 
 class Memory:
-    """The last samples that a training saw, the newest first.
+    """The last samples seen in training, the newest first.
 
     Args:
         size: How many are kept.
         warmup: Steps before they are used.
-        kinds: Of each of what a sample has its shape and dtype.
+        kinds: List of ``(shape, dtype)``, one for each array that is kept of a sample.
     """
 
     def __init__(self, size, warmup, kinds):
@@ -183,26 +190,26 @@ class Memory:
         return ops.logical_and(samples >= size, steps >= warmup)
 
     def beside(self, present):
-        """Rows of the present batch with those of the memory after them."""
+        """The rows of the current batch, followed by those of the memory."""
         return [
             ops.concatenate([x, ops.stop_gradient(ops.cast(kept, x.dtype))])
             for x, kept in zip(present, self._kept, strict=True)
         ]
 
     def keep(self, present):
-        """Take a batch in, and forget the oldest samples."""
+        """Take in a batch and forget the oldest samples."""
         size = self._least[0]
         for x, kept in zip(present, self._kept, strict=True):
             x = ops.cast(ops.stop_gradient(x), kept.dtype)
             kept.assign(ops.concatenate([x, ops.convert_to_tensor(kept)])[:size])
         samples, steps = ops.unstack(ops.convert_to_tensor(self._counts))
-        # Neither counts on beyond what is asked of it.
+        # Neither counts beyond what is needed.
         samples = ops.minimum(samples + ops.shape(present[0])[0], size)
         self._counts.assign(ops.stack([samples, ops.minimum(steps + 1, max(1, self._least[1]))]))
 
 
 def _variable(start, name):
-    # Replicas hold the same: each takes the rows of all of them in.
+    # All replicas hold the same values: each takes in the rows of all.
     return keras.Variable(
         start, trainable=False, autocast=False, aggregation="only_first_replica", name=name
     )
@@ -213,6 +220,6 @@ def _check_loss(loss):
         raise checks.invalid("loss", "a loss of keras_lgg.losses", repr(loss))
     if not loss.global_graph:
         raise ValueError(
-            "A memory is of the global batch. Expected a loss with global_graph=True. Received: "
+            "A memory spans the global batch. Expected a loss with global_graph=True. Received: "
             f"{type(loss).__name__} with global_graph=False."
         )

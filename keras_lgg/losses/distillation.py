@@ -1,7 +1,4 @@
-"""Distillation: a student's graph, distances or angles against its teacher's.
-
-The numbers of the references are those of `keras_lgg.losses`.
-"""
+"""Distillation: a student's graph, distances or angles compared with its teacher's."""
 
 import keras
 from keras import ops
@@ -16,8 +13,7 @@ from keras_lgg.graphs.differences import (
     factors_or_pairs,
     sums_cost_less,
 )
-from keras_lgg.graphs.functions import labels_of_pairs
-from keras_lgg.graphs.labels import label_signal, memberships
+from keras_lgg.graphs.labels import label_signal, labels_of_pairs, memberships
 from keras_lgg.graphs.numerics import as_column, flatten_representation, in_one_dtype, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.tracing import traced_once
@@ -37,32 +33,45 @@ def graph_distillation(
     ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
-    """Graph knowledge distillation (GKD): the student's graph against the teacher's.
+    r"""Graph knowledge distillation (GKD): compares the student's graph with the teacher's.
 
-    Row sums of ``(A_student**power - A_teacher**power)**2``, with degree-normalised cosine
-    graphs. The published loss is their **sum**. No gradient reaches the teacher.
+    .. math::
 
-    It is meant for representations of at least 0, such as those after a ReLU: where features have
-    signs, similarities cancel in a degree, which may be next to nothing, and the value is huge.
+        \mathcal{L} = \lVert A_s^p - A_t^p \rVert_F^2 = \sum_i r_i, \qquad
+        r_i = \sum_j \bigl((A_s^p)_{ij} - (A_t^p)_{ij}\bigr)^2
 
-    Where ``k`` is ``None`` and a batch of known size is larger than the two widths, the graphs
-    are compared in factors, and time and memory are linear in n. The two graphs then cancel in
-    sums: where (with ``power=1``) less than 1e4 times the rounding error of the dtype is left of
-    what is summed, in float32 a thousandth, the rest could be wrong by 1e-4 of itself, and pairs
-    are compared instead.
+    :math:`A_s` and :math:`A_t` are the degree-normalised cosine graphs of the student and of the
+    teacher (see `graphs.latent_geometry_graph`), :math:`p` is ``power``. The function returns the
+    row sums :math:`r_i`; the published loss :math:`\mathcal{L}` is their **sum**, over all ordered
+    pairs. No gradient reaches the teacher.
+
+    The loss is meant for non-negative representations, such as those after a ReLU. With features
+    of both signs, the similarities in a degree cancel; the degree may come close to 0, and the
+    value is then huge.
+
+    If ``k`` is ``None`` and the batch size is known and larger than both widths, the graphs are
+    compared through low-rank factors, in time and memory linear in n. There the two graphs cancel
+    in sums. If, with ``power=1``, less is left than 1e4 times the rounding error of the dtype (in
+    float32 a thousandth of what is summed), the result could be off by 1e-4 of its value, and
+    pairs are compared instead.
 
     Args:
         teacher: Teacher representations, shape ``(n, ...)``.
         student: Student representations, shape ``(n, ...)``, of any width.
-        k: Keep the k nearest neighbours of the *teacher's* graph in both, or ``None`` for all.
-        power: Positive integer, the matrix power (diffusion steps) of both graphs.
-        pairs: ``"all"``, ``"intra"`` or ``"inter"``, see `graphs.latent_geometry_graph`.
-        labels: Class labels, needed where ``pairs`` is not ``"all"``.
-        ignore_class: See `graphs.latent_geometry_graph`.
-        num_classes: Number of classes of integer labels: lets pairs of classes, too, be compared
-            in factors.
-        block_size: Rows of the graphs that are in memory at a time, where pairs are compared;
-            ``None`` takes all up to n = 2048 and 4 million entries beyond.
+        k: Number of nearest neighbours to keep, or ``None`` for the full graphs. The edges are
+            those of the *teacher's* graph, in both.
+        power: Positive integer p, the matrix power (diffusion steps) of both graphs.
+        pairs: Which edges to compare: ``"all"``, ``"intra"`` (within a class) or ``"inter"``
+            (between classes).
+        labels: Class labels, needed unless ``pairs="all"``: integers ``(n,)`` or ``(n, 1)``, or
+            one-hot, soft or multi-hot ``(n, c)``.
+        ignore_class: Class number that marks samples without a label, such as -1; they have no
+            edge where ``pairs`` is not ``"all"``. ``None``: every sample has a label.
+        num_classes: Number of classes of integer labels; if given, pairs within or between classes
+            can be compared through factors, too.
+        block_size: Number of rows of the graphs that are in memory at a time, where pairs are
+            compared; ``None`` takes all rows up to n = 2048, and 4 million entries at a time
+            beyond.
 
     Returns:
         Tensor ``(n,)``, float32 or float64.
@@ -77,7 +86,9 @@ def graph_distillation(
         >>> bool(np.max(np.asarray(losses.graph_distillation(x, 3 * x))) < 1e-9)
         True
 
-    Reference: [1], [2].
+    Reference: Lassance et al., "Deep geometric knowledge distillation with graphs", 2019,
+    https://arxiv.org/abs/1911.03080; Lassance, Gripon, Ortega, "Representing Deep Neural Networks
+    Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
     check_options(power=power, pairs=pairs, k=k)
     teacher, student = _flattened(teacher, student)
@@ -108,7 +119,7 @@ def graph_distillation(
         )
         if one_hot is None:
             return rows, accurate
-        # A pair that shares several classes would count for each of them.
+        # A pair that shares several classes would be counted once for each of them.
         return rows, ops.logical_and(accurate, ops.all(ops.sum(one_hot, axis=1) < 1.5))
 
     widths = student.shape[1], teacher.shape[1]
@@ -131,13 +142,20 @@ def graph_distillation(
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(graph_distillation, GeometryLoss)
 class GraphDistillation(GeometryLoss):
-    """Keras loss over `graph_distillation`: ``GraphDistillation()(teacher, student)``.
+    r"""Graph knowledge distillation (GKD) as a Keras loss: ``loss(teacher, student)``.
 
-    With ``pairs="intra"`` or ``"inter"``, ``y_true`` is the pair ``(teacher, labels)``.
-    Published weight: 25 at n = 128.
+    .. math::
+
+        \mathcal{L} = \lVert A_s^p - A_t^p \rVert_F^2
+
+    :math:`A_s` and :math:`A_t` are the degree-normalised cosine graphs of the student's and of the
+    teacher's batch, :math:`p` is ``power``; `graph_distillation` is the same as a function. With
+    ``pairs="intra"`` or ``"inter"``, ``y_true`` is the pair ``(teacher, labels)``. The published
+    weight is 25 at n = 128.
 
     Args:
-        reduction: Defaults to ``"sum"``, the published scale.
+        reduction: How the row sums ``(n,)`` become the loss. ``"sum"``, the default, is the
+            published scale; ``"sum_over_batch_size"`` is the mean, ``None`` keeps the row sums.
 
     Example:
         >>> import numpy as np
@@ -146,7 +164,9 @@ class GraphDistillation(GeometryLoss):
         >>> bool(lgg.losses.GraphDistillation(k=2)(x, 2 * x) < 1e-9)
         True
 
-    Reference: [1], [2].
+    Reference: Lassance et al., "Deep geometric knowledge distillation with graphs", 2019,
+    https://arxiv.org/abs/1911.03080; Lassance, Gripon, Ortega, "Representing Deep Neural Networks
+    Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
 
     needs_teacher = True
@@ -197,17 +217,25 @@ class GraphDistillation(GeometryLoss):
 def relational_distance(
     teacher: Tensor, student: Tensor, *, block_size: int | None = None
 ) -> Tensor:
-    """Relational knowledge distillation of distances (RKD-D).
+    r"""Relational knowledge distillation of distances (RKD-D).
 
-    Euclidean distances, divided by their mean over ``i != j``, compared by the Huber loss of
-    delta 1; row means over ``j != i``. The published loss is their **mean**. No gradient
-    reaches the teacher.
+    .. math::
+
+        \mathcal{L} = \frac{1}{n} \sum_i r_i, \qquad
+        r_i = \frac{1}{n - 1} \sum_{j \neq i} h\Bigl(
+            \frac{\lVert s_i - s_j \rVert}{\mu_s} - \frac{\lVert t_i - t_j \rVert}{\mu_t} \Bigr)
+
+    :math:`s_i` and :math:`t_i` are the representations of sample i in the student and in the
+    teacher, :math:`\mu_s` and :math:`\mu_t` the mean distances over all :math:`i \neq j`, and
+    :math:`h` is the Huber loss with :math:`\delta = 1`. The function returns the row means
+    :math:`r_i`; the published loss :math:`\mathcal{L}` is their **mean**. No gradient reaches the
+    teacher.
 
     Args:
         teacher: Teacher representations, shape ``(n, ...)``.
         student: Student representations, shape ``(n, ...)``, of any width.
-        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
-            all up to n = 2048, and 4 million entries beyond.
+        block_size: Number of rows of the matrices over pairs that are in memory at a time;
+            ``None`` takes all rows up to n = 2048, and 4 million entries at a time beyond.
 
     Returns:
         Tensor ``(n,)``, float32 or float64; 0 for a batch of one.
@@ -222,7 +250,8 @@ def relational_distance(
         >>> np.asarray(losses.relational_distance(x, 2 * x)).tolist()
         [0.0, 0.0, 0.0]
 
-    Reference: [5].
+    Reference: Park et al., "Relational knowledge distillation", CVPR 2019,
+    https://arxiv.org/abs/1904.05068.
     """
     teacher, student = _flattened(teacher, student)
     block = rows_of_block(ops.shape(student)[0], block_size)
@@ -240,12 +269,21 @@ def _compared_distances(teacher, student, *, block):
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(relational_distance, GeometryLoss)
 class RelationalDistance(GeometryLoss):
-    """Keras loss over `relational_distance` (RKD-D): ``RelationalDistance()(teacher, student)``.
+    r"""Distillation of distances (RKD-D) as a Keras loss: ``loss(teacher, student)``.
 
-    Published weight: 25.
+    .. math::
+
+        \mathcal{L} = \frac{1}{n (n - 1)} \sum_{i \neq j} h\Bigl(
+            \frac{\lVert s_i - s_j \rVert}{\mu_s} - \frac{\lVert t_i - t_j \rVert}{\mu_t} \Bigr)
+
+    :math:`s_i` and :math:`t_i` are the representations of sample i in the student and in the
+    teacher, :math:`\mu_s` and :math:`\mu_t` their mean distances over :math:`i \neq j`, and
+    :math:`h` is the Huber loss with :math:`\delta = 1`; `relational_distance` is the same as a
+    function. The published weight is 25.
 
     Args:
-        reduction: Defaults to the mean, the published scale.
+        reduction: How the row means ``(n,)`` become the loss. ``"sum_over_batch_size"``, the
+            default, is their mean, the published scale; ``"sum"`` adds them, ``None`` keeps them.
 
     Example:
         >>> import numpy as np
@@ -253,7 +291,8 @@ class RelationalDistance(GeometryLoss):
         >>> float(lgg.losses.RelationalDistance()(np.eye(3), 2 * np.eye(3)))
         0.0
 
-    Reference: [5].
+    Reference: Park et al., "Relational knowledge distillation", CVPR 2019,
+    https://arxiv.org/abs/1904.05068.
     """
 
     needs_teacher = True
@@ -278,14 +317,22 @@ class RelationalDistance(GeometryLoss):
 
 
 def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Tensor:
-    """Relational knowledge distillation of angles (RKD-A).
+    r"""Relational knowledge distillation of angles (RKD-A).
 
-    The cosines of the angles at sample j between the directions to samples i and k, compared by
-    the Huber loss of delta 1; means over the ordered pairs (i, k), all three distinct. The
-    published loss is their **mean**. No gradient reaches the teacher.
+    .. math::
 
-    Time and memory are ``n * min(n, arms)**2``. In a batch larger than ``arms``, i and k run
-    over its first ``arms`` samples: an unbiased estimate where the batch is shuffled.
+        \mathcal{L} = \operatorname*{mean}_j \, r_j, \qquad
+        r_j = \operatorname*{mean}_{i, k} \, h\bigl(\cos\angle s_i s_j s_k
+            - \cos\angle t_i t_j t_k\bigr)
+
+    :math:`\angle s_i s_j s_k` is the angle at sample j between the directions to samples i and k
+    in the student, :math:`\angle t_i t_j t_k` the same in the teacher, and :math:`h` is the Huber
+    loss with :math:`\delta = 1`. The mean runs over ordered pairs (i, k) with i, j and k distinct.
+    The function returns the means :math:`r_j`; the published loss :math:`\mathcal{L}` is their
+    **mean**. No gradient reaches the teacher.
+
+    Time and memory grow like ``n * min(n, arms)**2``. In a batch larger than ``arms``, i and k run
+    over its first ``arms`` samples only: an unbiased estimate if the batch is shuffled.
 
     Args:
         teacher: Teacher representations, shape ``(n, ...)``.
@@ -305,7 +352,8 @@ def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Te
         >>> bool(np.max(np.asarray(losses.relational_angle(x, 5 * x + 1))) < 1e-9)
         True
 
-    Reference: [5].
+    Reference: Park et al., "Relational knowledge distillation", CVPR 2019,
+    https://arxiv.org/abs/1904.05068.
     """
     check_options(arms=arms)
     teacher, student = _flattened(teacher, student)
@@ -323,10 +371,21 @@ def _compared_angles(teacher, student, *, arms):
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(relational_angle, GeometryLoss)
 class RelationalAngle(GeometryLoss):
-    """Keras loss over `relational_angle` (RKD-A): ``RelationalAngle()(teacher, student)``.
+    r"""Distillation of angles (RKD-A) as a Keras loss: ``loss(teacher, student)``.
+
+    .. math::
+
+        \mathcal{L} = \operatorname*{mean}_{i, j, k} \, h\bigl(\cos\angle s_i s_j s_k
+            - \cos\angle t_i t_j t_k\bigr)
+
+    :math:`\angle s_i s_j s_k` is the angle at sample j between the directions to samples i and k
+    in the student, :math:`\angle t_i t_j t_k` the same in the teacher, over triplets of distinct
+    samples; :math:`h` is the Huber loss with :math:`\delta = 1`. `relational_angle` is the same as
+    a function.
 
     Args:
-        reduction: Defaults to the mean, the published scale.
+        reduction: How the means ``(n,)`` become the loss. ``"sum_over_batch_size"``, the default,
+            is their mean, the published scale; ``"sum"`` adds them, ``None`` keeps them.
 
     Example:
         >>> import numpy as np
@@ -334,7 +393,8 @@ class RelationalAngle(GeometryLoss):
         >>> bool(lgg.losses.RelationalAngle()(np.eye(3), 2 * np.eye(3)) < 1e-9)
         True
 
-    Reference: [5].
+    Reference: Park et al., "Relational knowledge distillation", CVPR 2019,
+    https://arxiv.org/abs/1904.05068.
     """
 
     needs_teacher = True
@@ -367,7 +427,7 @@ def _flattened(teacher, student):
 
 
 def _one_hot(labels, dtype):
-    """One-hot classes of `Labels`, or None where nobody knows how many there are."""
+    """One-hot classes of `Labels`, or None if their number is unknown."""
     if labels.num_classes is None:
         return None
     if labels.rows is not None:
@@ -404,7 +464,7 @@ def _angle_cosines(x, arms):
 
 
 def _distinct_triplets(cosines):
-    """Boolean (n, m, m), true where j, i and k are three samples."""
+    """Boolean (n, m, m), true where j, i and k are distinct samples."""
     vertex = ops.arange(ops.shape(cosines)[0])[:, None, None]
     arm = ops.arange(ops.shape(cosines)[1])
     first, second = arm[None, :, None], arm[None, None, :]

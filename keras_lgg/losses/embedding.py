@@ -1,7 +1,4 @@
-"""Embeddings: a similarity graph drawn towards classes that stand apart, or a graph of choice.
-
-The numbers of the references are those of `keras_lgg.losses`.
-"""
+"""Embeddings: losses that push classes apart, or pull the graph towards one of your choice."""
 
 import keras
 import numpy as np
@@ -38,23 +35,33 @@ def graph_smoothness(
     ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
-    """Graph smoothness loss (GSL): pushes samples of different classes apart, and nothing else.
+    r"""Graph smoothness loss (GSL): pushes samples of different classes apart, and nothing else.
 
-    Row sums of ``exp(-alpha * ||z_i - z_j||)`` over the samples j of another class (for soft and
-    multi-hot labels each pair counts ``||y_i - y_j||**2 / 2``). The published loss is their
-    **sum**. Embeddings need a bounded scale, or the loss is won by growing it: end the network in a
-    BatchNormalization without scale and centre, or in a UnitNormalization.
+    .. math::
+
+        \mathcal{L} = \sum_i r_i, \qquad
+        r_i = \sum_{j:\, y_j \neq y_i} \exp\bigl(-\alpha \lVert z_i - z_j \rVert\bigr)
+
+    :math:`z_i` is the embedding of sample i, :math:`y_i` its class. With soft and multi-hot labels,
+    each pair has the weight :math:`\lVert y_i - y_j \rVert^2 / 2`. The function returns the row
+    sums :math:`r_i`; the published loss :math:`\mathcal{L}` is their **sum**, over all ordered
+    pairs. Samples of one class are not pulled together.
+
+    The scale of the embeddings must be bounded, or growing it is enough to make the loss small: end
+    the network in a BatchNormalization without scale and centre, or in a UnitNormalization.
 
     Args:
-        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``, see
-            `graphs.label_smoothness`.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``; a
+            multi-hot row is scaled to length 1.
         embeddings: Shape ``(n, ...)``, of any width.
         alpha: Positive number, the inverse length scale.
-        k: Count only the pairs of the k-nearest-neighbour graph, or ``None`` for all.
-        ignore_class: Class number of samples without a label, such as -1: the values are those of
-            the batch without them, and theirs are 0.
-        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
-            all up to n = 2048, and 4 million entries beyond.
+        k: Number of nearest neighbours: only pairs with an edge in that graph of the embeddings
+            count. ``None``: all pairs count.
+        ignore_class: Class number that marks samples without a label, such as -1. The other values
+            are those of the batch without these samples, and theirs are 0. ``None``: every sample
+            has a label.
+        block_size: Number of rows of the matrices over pairs that are in memory at a time;
+            ``None`` takes all rows up to n = 2048, and 4 million entries at a time beyond.
 
     Returns:
         Tensor ``(n,)``, float32 or float64.
@@ -69,7 +76,9 @@ def graph_smoothness(
         >>> [round(float(value), 4) for value in losses.graph_smoothness(np.array([0, 0, 1]), z)]
         [0.3679, 0.3679, 0.7358]
 
-    Reference: [1], [3].
+    Reference: Bontonou et al., "Introducing graph smoothness loss for training deep learning
+    architectures", 2019, https://arxiv.org/abs/1905.00301; Lassance, Gripon, Ortega, "Representing
+    Deep Neural Networks Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
     check_options(alpha=alpha, k=k)
     embeddings = flatten_representation(embeddings, "embeddings")
@@ -87,13 +96,19 @@ def graph_smoothness(
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(graph_smoothness, GeometryLoss)
 class GraphSmoothness(GeometryLoss):
-    """Keras loss over `graph_smoothness` (GSL): ``GraphSmoothness()(labels, embeddings)``.
+    r"""Graph smoothness loss (GSL) as a Keras loss: ``loss(labels, embeddings)``.
 
-    Give it to ``compile`` of a network that ends in a normalisation, and classify the
-    embeddings by k-NN. Divide by the batch size with ``reduction="sum_over_batch_size"``.
+    .. math::
+
+        \mathcal{L} = \sum_{i, j:\, y_i \neq y_j} \exp\bigl(-\alpha \lVert z_i - z_j \rVert\bigr)
+
+    :math:`z_i` is the embedding of sample i, :math:`y_i` its class; `graph_smoothness` is the same
+    as a function. Pass it to the ``compile`` of a network that ends in a normalisation, and
+    classify the embeddings by k-NN.
 
     Args:
-        reduction: Defaults to ``"sum"``, the published scale.
+        reduction: How the row sums ``(n,)`` become the loss. ``"sum"``, the default, is the
+            published scale; ``"sum_over_batch_size"`` divides it by n, ``None`` keeps the row sums.
 
     Example:
         >>> import numpy as np
@@ -101,7 +116,9 @@ class GraphSmoothness(GeometryLoss):
         >>> float(lgg.losses.GraphSmoothness()(np.array([0, 1]), np.zeros((2, 3))))
         2.0
 
-    Reference: [1], [3].
+    Reference: Bontonou et al., "Introducing graph smoothness loss for training deep learning
+    architectures", 2019, https://arxiv.org/abs/1905.00301; Lassance, Gripon, Ortega, "Representing
+    Deep Neural Networks Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
 
     needs_labels = True
@@ -141,26 +158,37 @@ def target_graph(
     ignore_class: int | None = None,
     block_size: int | None = None,
 ) -> Tensor:
-    """Draws the similarity graph of the embeddings towards a graph that you choose.
+    r"""Pulls the similarity graph of the embeddings towards a graph that you choose.
 
-    Row sums of ``(S - T)**2`` off the diagonal, with the similarity S of the embeddings. The
-    loss is their **sum**.
+    .. math::
+
+        \mathcal{L} = \sum_i r_i, \qquad r_i = \sum_{j \neq i} (S_{ij} - T_{ij})^2, \qquad
+        T = Y C Y^\top
+
+    :math:`S` holds the similarities of the embeddings (see `graphs.similarity`; degrees are not
+    normalised), :math:`T` those that are wanted: from the label rows :math:`Y` and the affinities
+    :math:`C` of the classes, or given as a whole. The function returns the row sums :math:`r_i`;
+    the loss :math:`\mathcal{L}` is their **sum**.
 
     Args:
         target: With ``form="labels"``: integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or
-            multi-hot ``(n, c)``, which make ``T = Y C Y.T``; of multi-hot labels the similarity
-            is their cosine. With ``form="graph"``: T itself, ``(n, n)``.
+            multi-hot ``(n, c)``; multi-hot rows are scaled, so that without an affinity their
+            similarity is the cosine. With ``form="graph"``: T itself, ``(n, n)``.
         embeddings: Shape ``(n, ...)``, of any width.
-        form: ``"labels"`` or ``"graph"``, what ``target`` is.
+        form: What ``target`` is: ``"labels"`` or ``"graph"``.
         affinity: The similarities C wanted between the classes, symmetric ``(c, c)``, for
-            instance of a hierarchy; ``None`` is the identity. Only with ``form="labels"``.
-        metric: See `graphs.similarity`.
-        alpha: See `graphs.similarity`.
-        num_classes: Number of classes of integer labels, where ``affinity`` does not tell it:
-            lets the graphs be compared in factors, as `graph_distillation` says.
-        ignore_class: See `graph_smoothness`.
-        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
-            all up to n = 2048, and 4 million entries beyond.
+            instance from a hierarchy; ``None`` is the identity. Only with ``form="labels"``.
+        metric: Similarity of the embeddings: ``"cosine"``; ``"rbf"``,
+            ``exp(-alpha * ||z_i - z_j||**2)``; or ``"exponential"``,
+            ``exp(-alpha * ||z_i - z_j||)``.
+        alpha: Positive number, the inverse length scale of the last two metrics.
+        num_classes: Number of classes of integer labels, where no ``affinity`` tells it. With it,
+            cosine graphs can be compared through low-rank factors, in time linear in n.
+        ignore_class: Class number that marks samples without a label, such as -1. The other values
+            are those of the batch without these samples, and theirs are 0. ``None``: every sample
+            has a label.
+        block_size: Number of rows of the matrices over pairs that are in memory at a time;
+            ``None`` takes all rows up to n = 2048, and 4 million entries at a time beyond.
 
     Returns:
         Tensor ``(n,)``, float32 or float64.
@@ -177,7 +205,8 @@ def target_graph(
         >>> np.asarray(losses.target_graph(np.zeros((2, 2)), z, form="graph")).tolist()
         [0.0, 0.0]
 
-    Reference: [1], with the target as an argument.
+    Reference: after Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space
+    Geometries with Graphs", Algorithms 14(2):39, 2021, with the target as an argument.
     """
     check_options(form=form, metric=metric, alpha=alpha)
     embeddings = flatten_representation(embeddings, "embeddings")
@@ -224,10 +253,19 @@ def target_graph(
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(target_graph, GeometryLoss)
 class TargetGraph(GeometryLoss):
-    """Keras loss over `target_graph`: ``TargetGraph()(target, embeddings)``.
+    r"""Pull towards a graph of your choice, as a Keras loss: ``loss(target, embeddings)``.
+
+    .. math::
+
+        \mathcal{L} = \sum_{i \neq j} (S_{ij} - T_{ij})^2, \qquad T = Y C Y^\top
+
+    :math:`S` holds the similarities of the embeddings, :math:`T` those that are wanted: from the
+    label rows :math:`Y` and the affinities :math:`C` of the classes, or given as a whole;
+    `target_graph` is the same as a function.
 
     Args:
-        reduction: Defaults to ``"sum"``.
+        reduction: How the row sums ``(n,)`` become the loss: ``"sum"``, the default,
+            ``"sum_over_batch_size"`` to divide it by n, or ``None`` to keep the row sums.
 
     Example:
         >>> import numpy as np
@@ -236,7 +274,8 @@ class TargetGraph(GeometryLoss):
         >>> round(float(siblings(np.array([0, 1]), np.eye(2))), 4)
         0.5
 
-    Reference: [1], with the target as an argument.
+    Reference: after Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space
+    Geometries with Graphs", Algorithms 14(2):39, 2021, with the target as an argument.
     """
 
     needs_labels = True
@@ -342,7 +381,7 @@ def _edge_difference(values, wanted, others, *_):
 
 
 def _affinity_factors(labels, affinity, dtype):
-    """``(Y, Y @ C)`` of the wanted graph ``Y C Y.T``; None where the classes are not counted."""
+    """``(Y, Y @ C)`` of the wanted graph ``Y C Y.T``; None if the number of classes is unknown."""
     if affinity is None:
         if labels.num_classes is None:
             return None, None
@@ -353,7 +392,7 @@ def _affinity_factors(labels, affinity, dtype):
     towards = matmul(signal, affinity)
     if labels.rows is None:
         return signal, towards
-    # A multi-hot label is no more similar to itself than a class is.
+    # A multi-hot label must not be more similar to itself than a class is.
     bound = ops.maximum(ops.max(ops.abs(ops.diagonal(affinity))), 1.0)
     itself = ops.sum(towards * signal, axis=1, keepdims=True)
     scale = ops.sqrt(bound / ops.maximum(itself, bound))
@@ -381,8 +420,8 @@ def _check_no_labels(affinity, ignore_class):
         if value is not None:
             raise ValueError(
                 f"Argument `{name}` has no meaning with form='graph'. Expected None, since "
-                f"`target` is the whole graph. Received: {name}={value!r}. Drop it, or pass class "
-                "labels with form='labels'."
+                f"`target` is the whole graph. Received: {name}={value!r}. Leave it out, or pass "
+                "class labels with form='labels'."
             )
 
 
@@ -398,7 +437,7 @@ def _check_not_a_graph(target):
             "Argument `target` does not look like labels. Expected one-hot or soft labels, whose "
             f"rows sum to 1, with form='labels'. Received: a matrix of shape {values.shape} with "
             f"row sums from {sums.min():.3g} to {sums.max():.3g}. "
-            "If it is the wanted graph itself, pass form='graph'."
+            "If it is the target graph itself, pass form='graph'."
         )
 
 

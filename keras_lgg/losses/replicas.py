@@ -1,4 +1,4 @@
-"""Batches that several replicas of a model share, under `tf.distribute` and `keras.distribution`.
+"""Batches shared by several replicas of a model, under `tf.distribute` and `keras.distribution`.
 
 Under `tf.distribute` each replica sees its own part of the batch, and the sum of their losses is
 differentiated. Under `keras.distribution`, on JAX, every program sees the whole batch.
@@ -9,7 +9,7 @@ from keras import ops
 
 
 def local_count():
-    """How many replicas run this code, each on its part of the batch; 1 where the code sees all."""
+    """How many replicas run this code, each on its part of the batch; 1 if it sees all of it."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -19,7 +19,7 @@ def local_count():
 
 
 def known_samples(n):
-    """How many samples all replicas hold, the same for each; None where nobody knows before a run.
+    """How many samples all replicas hold together; None if that is only known at run time.
 
     Args:
         n: How many this one holds, an integer or ``None``.
@@ -53,10 +53,10 @@ def total(x):
 
 
 def gather(tensors):
-    """The rows of all replicas, in their order, with gradients; of a structure of tensors.
+    """The rows of all replicas in their order, with gradients, for a structure of tensors.
 
-    Every replica adds up all rows, with zeros for those of the others: TensorFlow 2.21 cannot
-    gather where each of several workers has one replica.
+    They are summed over the replicas, each of which has zeros for the rows of the others:
+    TensorFlow 2.21 cannot gather where each of several workers has one replica.
     """
     import tensorflow as tf
 
@@ -78,7 +78,7 @@ def gather(tensors):
 
 
 def split_count():
-    """Into how many equal parts `keras.distribution` splits a batch that this code sees whole."""
+    """How many equal parts `keras.distribution` splits a batch into that this code sees whole."""
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.batch_dim_name is None:
         return 1
@@ -87,7 +87,7 @@ def split_count():
 
 
 def on_each_part(function, count, tensors):
-    """A function of each part of a batch, for a structure of tensors; the values, stacked."""
+    """The values of a function on each part of a batch, stacked, for a structure of tensors."""
     import jax
 
     def split(x):

@@ -1,7 +1,4 @@
-"""Variation along the depth: how the smoothness of the labels, or the graph itself, changes.
-
-The numbers of the references are those of `keras_lgg.losses`.
-"""
+"""Variation along the depth: how the smoothness of the labels, or the graph itself, changes."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,8 +17,8 @@ from keras_lgg.graphs.differences import (
     squared_difference,
     sums_cost_less,
 )
-from keras_lgg.graphs.functions import read_label_signal, smoothness_of_labels
-from keras_lgg.graphs.labels import label_signal
+from keras_lgg.graphs.functions import smoothness_of_labels
+from keras_lgg.graphs.labels import label_signal, read_label_signal
 from keras_lgg.graphs.numerics import flatten_representation, in_one_dtype
 from keras_lgg.graphs.pairs import rows_of_block
 from keras_lgg.losses.base import GeometryLoss, as_float, check_options, mean
@@ -40,22 +37,36 @@ def smoothness_variation(
     relative: bool = False,
     block_size: int | None = None,
 ) -> Tensor:
-    """How much the smoothness of the labels changes from layer to layer.
+    r"""How much the smoothness of the labels changes from layer to layer.
 
-    The mean over consecutive layers of ``|sigma_(l+1) - sigma_l|``, where sigma is
-    `graphs.label_smoothness`. The raw value grows like ``n**(power + 1)``, so its weight
-    depends on the batch size; with ``relative=True`` the same weight serves any batch.
+    .. math::
+
+        \mathcal{L} = \frac{1}{m - 1} \sum_{l=1}^{m-1} \bigl|\sigma^{(l+1)} - \sigma^{(l)}\bigr|,
+        \qquad \sigma^{(l)} = \operatorname{tr}\bigl(Y^\top (L^{(l)})^p \, Y\bigr)
+
+    :math:`\sigma^{(l)}` is the smoothness of the label signal :math:`Y` on the cosine graph of
+    layer l out of m (see `graphs.label_smoothness`), :math:`L^{(l)}` the Laplacian of that graph
+    without degree normalisation, and :math:`p` is ``power``. The value grows like :math:`n^{p+1}`,
+    so its weight depends on the batch size; with ``relative=True`` one weight serves any batch.
 
     Args:
-        representations: List of at least two representations of one batch, ``(n, ...)`` each.
-        labels: See `graphs.label_smoothness`.
-        power: Positive integer, the power of the Laplacian.
+        representations: List of at least two representations of one batch, ``(n, ...)`` each, in
+            their order along the depth.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot, soft or multi-hot ``(n, c)``; a
+            multi-hot row is scaled to length 1.
+        power: Positive integer p, the power of the Laplacian.
         k: Number of nearest neighbours to keep, or ``None`` for the full graphs.
-        num_classes: Number of classes of integer labels: lets the linear form be taken.
-        ignore_class: See `graphs.label_smoothness`.
-        continuous: See `graphs.label_smoothness`.
-        relative: Whether to take the normalised Laplacian and divide by n.
-        block_size: See `graphs.label_smoothness`.
+        num_classes: Number of classes of integer labels. If given, and ``k`` is ``None``, large
+            batches take time and memory linear in n.
+        ignore_class: Class number that marks samples without a label, such as -1; the value is
+            that of the batch without them. ``None``: every sample has a label.
+        continuous: ``True`` if the labels are a continuous target ``(n,)`` or ``(n, m)``, which is
+            then the signal itself. The value grows with its square: scale it to a variance of 1.
+        relative: ``True`` takes the normalised Laplacian and divides by the number of labelled
+            samples.
+        block_size: Number of rows of the similarities that are in memory at a time, where pairs
+            are compared; ``None`` takes all rows up to n = 2048, and 4 million entries at a time
+            beyond.
 
     Returns:
         Scalar tensor.
@@ -70,7 +81,10 @@ def smoothness_variation(
         >>> round(float(losses.smoothness_variation(layers, np.array([0, 0, 1, 1]))), 4)
         8.0
 
-    Reference: [1], [4].
+    Reference: Lassance, Gripon, Ortega, "Laplacian networks: bounding indicator function smoothness
+    for neural network robustness", 2018, https://arxiv.org/abs/1805.10133; by the same authors,
+    "Representing Deep Neural Networks Latent Space Geometries with Graphs", Algorithms 14(2):39,
+    2021.
     """
     layers = _checked_depth(representations)
     labels = read_label_signal(
@@ -82,7 +96,7 @@ def smoothness_variation(
 
 
 def _variation_of_smoothness(layers, labels, **options):
-    # Once for all layers: a step of many taps is traced the sooner.
+    # Once for all layers, so that a step with many taps is traced faster.
     signals = {dtype: label_signal(labels, dtype=dtype) for dtype in {x.dtype for x in layers}}
     values = [smoothness_of_labels(x, labels, signals[x.dtype], **options) for x in layers]
     return mean([ops.abs(b - a) for a, b in itertools.pairwise(in_one_dtype(*values))])
@@ -91,10 +105,17 @@ def _variation_of_smoothness(layers, labels, **options):
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(smoothness_variation, GeometryLoss)
 class SmoothnessVariation(GeometryLoss):
-    """Keras loss over `smoothness_variation`: ``SmoothnessVariation()(labels, representations)``.
+    r"""Variation of the label smoothness, as a Keras loss: ``loss(labels, representations)``.
 
-    ``y_pred`` is the list of the tapped representations, in their order along the depth.
-    Published setting: ``power=2`` with weight 1e-4 at n = 100.
+    .. math::
+
+        \mathcal{L} = \frac{1}{m - 1} \sum_{l=1}^{m-1} \bigl|\sigma^{(l+1)} - \sigma^{(l)}\bigr|,
+        \qquad \sigma^{(l)} = \operatorname{tr}\bigl(Y^\top (L^{(l)})^p \, Y\bigr)
+
+    :math:`Y` is the label signal, :math:`L^{(l)}` the Laplacian of the cosine graph of layer l out
+    of m, :math:`p` is ``power``; `smoothness_variation` is the same as a function. ``y_pred`` is
+    the list of the tapped representations, in their order along the depth. The published setting
+    is ``power=2`` with the weight 1e-4 at n = 100.
 
     Args:
 
@@ -106,7 +127,10 @@ class SmoothnessVariation(GeometryLoss):
         >>> round(float(value), 6)
         0.0
 
-    Reference: [1], [4].
+    Reference: Lassance, Gripon, Ortega, "Laplacian networks: bounding indicator function smoothness
+    for neural network robustness", 2018, https://arxiv.org/abs/1805.10133; by the same authors,
+    "Representing Deep Neural Networks Latent Space Geometries with Graphs", Algorithms 14(2):39,
+    2021.
     """
 
     needs_labels = True
@@ -141,7 +165,7 @@ class SmoothnessVariation(GeometryLoss):
     def default_weight(self, n: int | Tensor) -> float | Tensor:
         if self.relative:
             return 3.0
-        degree = as_float(n) if self.k is None else float(self.k)  # as large as it can be
+        degree = as_float(n) if self.k is None else float(self.k)  # the largest possible
         return 5.0 / (as_float(n) * degree**self.power)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -156,7 +180,7 @@ class SmoothnessVariation(GeometryLoss):
         classes = labels.num_classes
         if self.k is not None or classes is None or classes >= 2**16:
             return False
-        return n is None or classes + 1 < n  # a column a class, and one of ones
+        return n is None or classes + 1 < n  # one column per class, and one of ones
 
     def _call_by_sums(self, y_true, y_pred, *, total):
         layers = _checked_depth(y_pred)
@@ -168,16 +192,22 @@ class SmoothnessVariation(GeometryLoss):
 def graph_variation(
     representations: Sequence[Tensor], *, k: int | None = None, block_size: int | None = None
 ) -> Tensor:
-    """How much the graph itself changes from layer to layer; needs no labels.
+    r"""How much the graph itself changes from layer to layer; needs no labels.
 
-    The mean over consecutive layers of ``||A_(l+1) - A_l||_F**2``, with degree-normalised
-    cosine graphs. They are compared in factors or by pairs, as `graph_distillation` says.
+    .. math::
+
+        \mathcal{L} = \frac{1}{m - 1} \sum_{l=1}^{m-1} \lVert A^{(l+1)} - A^{(l)} \rVert_F^2
+
+    :math:`A^{(l)}` is the degree-normalised cosine graph of layer l out of m (see
+    `graphs.latent_geometry_graph`). As in `graph_distillation`, large batches are compared through
+    low-rank factors, in time and memory linear in n, unless too much cancels there.
 
     Args:
-        representations: List of at least two representations of one batch, ``(n, ...)`` each.
-        k: Number of nearest neighbours to keep in each graph, or ``None`` for all.
-        block_size: Rows of the matrices over pairs that are in memory at a time; ``None`` takes
-            all up to n = 2048, and 4 million entries beyond.
+        representations: List of at least two representations of one batch, ``(n, ...)`` each, in
+            their order along the depth.
+        k: Number of nearest neighbours to keep in each graph, or ``None`` for the full graphs.
+        block_size: Number of rows of the matrices over pairs that are in memory at a time;
+            ``None`` takes all rows up to n = 2048, and 4 million entries at a time beyond.
 
     Returns:
         Scalar tensor.
@@ -192,7 +222,8 @@ def graph_variation(
         >>> bool(losses.graph_variation([x, 2 * x]) < 1e-9)
         True
 
-    Reference: the label-free form of [1]
+    Reference: the label-free form of Lassance, Gripon, Ortega, "Representing Deep Neural Networks
+    Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
     check_options(k=k)
     layers = in_one_dtype(*_checked_depth(representations))
@@ -225,9 +256,15 @@ def graph_variation(
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(graph_variation, GeometryLoss)
 class GraphVariation(GeometryLoss):
-    """Loss object over `graph_variation`: ``GraphVariation()(representations)``.
+    r"""Variation of the graph along the depth, as a loss object: ``loss(representations)``.
 
-    It compares the layers of one network among themselves, so it has no ``y_true``.
+    .. math::
+
+        \mathcal{L} = \frac{1}{m - 1} \sum_{l=1}^{m-1} \lVert A^{(l+1)} - A^{(l)} \rVert_F^2
+
+    :math:`A^{(l)}` is the degree-normalised cosine graph of layer l out of m; `graph_variation` is
+    the same as a function. The loss compares the layers of one network with each other, so it takes
+    no ``y_true``.
 
     Args:
 
@@ -237,7 +274,8 @@ class GraphVariation(GeometryLoss):
         >>> float(lgg.losses.GraphVariation()([np.eye(3), np.eye(3)]))
         0.0
 
-    Reference: the label-free form of [1]
+    Reference: the label-free form of Lassance, Gripon, Ortega, "Representing Deep Neural Networks
+    Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
 
     across_layers = True
@@ -255,7 +293,7 @@ class GraphVariation(GeometryLoss):
         super().__init__(name=name, dtype=dtype, global_graph=global_graph)
         self._keep(k=k, block_size=block_size)
 
-    # There is no `y_true`, and no sample has a weight.
+    # There is no `y_true`, and samples have no weights.
     def __call__(self, representations: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return super().__call__(representations, representations)
 

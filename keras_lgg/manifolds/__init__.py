@@ -1,4 +1,4 @@
-"""The latent manifolds of autoencoders: ranks, strata, a Hilbert-space view, under growing noise.
+"""The latent manifolds of autoencoders under growing noise: ranks, strata, and a Hilbert space.
 
 An encoder whose latents are tensors ``(H, W, C)`` gives each image three covariances, and so a
 point of a product of manifolds of positive semi-definite matrices::

@@ -16,8 +16,8 @@ from keras import layers, ops
 from keras_lgg import checks
 from keras_lgg.types import DType, Tensor
 
-STRIDES = 4  # of the encoder, in all
-LOG_VARIANCE = 10  # the largest, and negated the smallest, so that its exponential stays finite
+STRIDES = 4  # of the encoder as a whole
+LOG_VARIANCE = 10  # the largest; the smallest is its negative: so its exponential stays finite
 
 
 def build_cae(
@@ -27,20 +27,27 @@ def build_cae(
     use_bias: bool = False,
     latent_activation: str | Callable[[Tensor], Tensor] | None = "relu",
 ) -> keras.Model:
-    """A convolutional autoencoder, compiled and ready for ``model.fit(x, x, batch_size=128)``.
+    r"""A convolutional autoencoder, compiled and ready for ``model.fit(x, x, batch_size=128)``.
 
-    Three 3x3 convolutions make a latent of a quarter of the height and width; two transposed ones
-    and a last convolution make an image of it. The loss is the binary cross-entropy of pixels, the
-    optimizer Adam at 1e-3.
+    Three 3x3 convolutions turn an image x into a latent with a quarter of its height and width; two
+    transposed convolutions and a last convolution turn that into an image :math:`\hat x`. The loss
+    is the binary cross-entropy, averaged over the P pixels,
+
+    .. math::
+
+        \mathcal{L} = -\frac{1}{P} \sum_{p=1}^{P} \bigl( x_p \log \hat x_p
+        + (1 - x_p) \log(1 - \hat x_p) \bigr) ,
+
+    and the optimizer is Adam with a learning rate of 1e-3.
 
     Args:
-        input_shape: Shape of an image ``(height, width, channels)``, height and width multiples
-            of 4; pixels are in [0, 1].
-        channels: Channels C of the latent ``(H, W, C)``, at least ``H * W``, so that the
+        input_shape: Shape of an image ``(height, width, channels)``, with height and width
+            multiples of 4; pixels are in [0, 1].
+        channels: Number of channels C of the latent ``(H, W, C)``, at least ``H * W``, so that the
             covariance of the channels is singular.
         use_bias: Whether the convolutions of the encoder have biases. Without them, blank
-            background has a latent of zeros, as in the published ranks. The decoder has them.
-        latent_activation: Of the latent; the other layers of the encoder have "relu".
+            background has a latent of zeros, as in the published ranks. The decoder has biases.
+        latent_activation: Activation of the latent; the other layers of the encoder have "relu".
 
     Returns:
         Functional `keras.Model` of two nested models, ``"encoder"`` and ``"decoder"``:
@@ -58,7 +65,8 @@ def build_cae(
         >>> x = np.zeros((4, 8, 8, 1), "float32")
         >>> _ = model.fit(x, x, verbose=0)
 
-    Reference: [1]
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
     _check_sizes(input_shape, channels)
     inputs = keras.Input(input_shape)
@@ -76,30 +84,46 @@ def build_dae(
     noise: float = 0.5,
     seed: int | None = None,
 ) -> keras.Model:
-    """A denoising autoencoder: `build_cae` with a `Corruption` of its input in training.
+    r"""A denoising autoencoder: `build_cae` with a `Corruption` of its input in training.
 
-    Train it by ``model.fit(x, x, batch_size=128)``, on clean images: the noise is inside.
+    The loss compares the output for a noisy image with the clean image x. In training, an image is
+    disturbed by Gaussian noise n whose strength s is drawn for each image, up to the largest one
+    :math:`s_{\max}`:
+
+    .. math::
+
+        \tilde x = \operatorname{clip}_{[0, 1]}(x + s n), \qquad
+        s \sim U(0, s_{\max}), \qquad n \sim \mathcal{N}(0, I)
+
+    Train it by ``model.fit(x, x, batch_size=128)``, on clean images: the noise is added inside.
 
     Args:
-        input_shape: See `build_cae`.
-        channels: See `build_cae`.
-        use_bias: See `build_cae`.
-        latent_activation: See `build_cae`.
-        noise: Largest standard deviation of the noise; that of an image is uniform below it.
-        seed: Integer, of the noise.
+        input_shape: Shape of an image ``(height, width, channels)``, with height and width
+            multiples of 4; pixels are in [0, 1].
+        channels: Number of channels C of the latent ``(H, W, C)``, at least ``H * W``, so that the
+            covariance of the channels is singular.
+        use_bias: Whether the convolutions of the encoder have biases. Without them, blank
+            background has a latent of zeros, as in the published ranks. The decoder has biases.
+        latent_activation: Activation of the latent; the other layers of the encoder have "relu".
+        noise: Largest standard deviation :math:`s_{\max}` of the noise, a positive number.
+        seed: Integer, for the noise.
 
     Returns:
-        Functional `keras.Model`, see `build_cae`.
+        Functional `keras.Model` of a layer ``"corruption"`` and two nested models, ``"encoder"``
+        and ``"decoder"``.
 
     Raises:
-        ValueError: See `build_cae`, and if ``noise`` is not positive.
+        ValueError: If the shape is not as above, there are too few channels, or ``noise`` is not
+            positive.
 
     Example:
         >>> from keras_lgg import manifolds
         >>> [layer.name for layer in manifolds.build_dae((8, 8, 1)).layers[1:]]
         ['corruption', 'encoder', 'decoder']
 
-    Reference: [2]; this network: [1]
+    Reference: Vincent et al., "Extracting and composing robust features with denoising
+    autoencoders", ICML 2008; this network: Shrivastava, Rameshan and Agnihotri, "Latent space
+    characterization of autoencoder variants", 2024, https://arxiv.org/abs/2412.04755
     """
     _check_sizes(input_shape, channels)
     checks.check_positive("noise", noise)
@@ -119,28 +143,41 @@ def build_vae(
     beta: float = 1.0,
     seed: int | None = None,
 ) -> keras.Model:
-    """A variational autoencoder whose latent is a tensor of independent Gaussians.
+    r"""A variational autoencoder whose latent is a tensor of independent Gaussians.
 
-    On the convolutions of `build_cae`, the last of which is ``"trunk"`` here, two 1x1 convolutions
-    with biases give the mean and the logarithm of the variance, clipped to -10 and 10; `Sampling`
-    draws the latent, and adds ``beta`` times the Kullback-Leibler divergence to the loss. The
-    loss of an image is the sum of the binary cross-entropies of its pixels. Train it by
-    ``model.fit(x, x, batch_size=128)``.
+    Its encoder has the convolutions of `build_cae`, the last of them named ``"trunk"``, followed by
+    two 1x1 convolutions with biases for the mean :math:`\mu` and the logarithm of the variance,
+    which is clipped to -10 and 10. `Sampling` draws the latent z. The loss of an image x, with its
+    reconstruction :math:`\hat x`, is the binary cross-entropy (BCE), summed over the pixels, and
+    :math:`\beta` times the Kullback-Leibler divergence from the standard normal distribution:
+
+    .. math::
+
+        \mathcal{L} = \sum_p \text{BCE}(x_p, \hat x_p)
+        + \beta \, \text{KL}\bigl( \mathcal{N}(\mu, \sigma^2) \,\|\, \mathcal{N}(0, I) \bigr)
+
+    Train it by ``model.fit(x, x, batch_size=128)``.
 
     Args:
-        input_shape: See `build_cae`.
-        channels: See `build_cae`.
-        use_bias: See `build_cae`.
-        latent_activation: Of the trunk's last convolution; mean and log-variance are linear.
-        beta: Factor of the divergence, at least 0.
-        seed: Integer, of the samples.
+        input_shape: Shape of an image ``(height, width, channels)``, with height and width
+            multiples of 4; pixels are in [0, 1].
+        channels: Number of channels C of the latent ``(H, W, C)``, at least ``H * W``, so that the
+            covariance of the channels is singular.
+        use_bias: Whether the convolutions of the trunk have biases. The decoder has biases, and so
+            have the convolutions for mean and log-variance.
+        latent_activation: Activation of the trunk's last convolution; mean and log-variance are
+            linear.
+        beta: Factor :math:`\beta` of the divergence, at least 0.
+        seed: Integer, for the samples.
 
     Returns:
-        Functional `keras.Model`, see `build_cae`. Its encoder returns the mean and the
-        log-variance; the model itself decodes samples, in inference, too.
+        Functional `keras.Model` of nested models ``"encoder"`` and ``"decoder"``, with the layer
+        ``"sampling"`` between them. Its encoder returns the mean and the log-variance; the model
+        itself decodes samples, in inference, too.
 
     Raises:
-        ValueError: See `build_cae`, and if ``beta`` is negative.
+        ValueError: If the shape is not as above, there are too few channels, or ``beta`` is
+            negative.
 
     Example:
         >>> from keras_lgg import manifolds
@@ -148,7 +185,9 @@ def build_vae(
         >>> model.get_layer("encoder").output_shape
         [(None, 2, 2, 128), (None, 2, 2, 128)]
 
-    Reference: [3]; this network: [1]
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014,
+    https://arxiv.org/abs/1312.6114; this network: Shrivastava, Rameshan and Agnihotri, "Latent
+    space characterization of autoencoder variants", 2024, https://arxiv.org/abs/2412.04755
     """
     _check_sizes(input_shape, channels)
     inputs = keras.Input(input_shape)
@@ -160,13 +199,18 @@ def build_vae(
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class Corruption(layers.Layer):
-    """Adds Gaussian noise in training, and clips to [0, 1]; passes its input on otherwise.
+    r"""Layer that adds Gaussian noise in training, and clips to [0, 1]; otherwise it does nothing.
 
-    The standard deviation is drawn anew for each image, evenly from 0 to ``stddev``.
+    The standard deviation s is drawn for each image, uniformly from 0 to ``stddev``:
+
+    .. math::
+
+        \tilde x = \operatorname{clip}_{[0, 1]}(x + s n), \qquad
+        s \sim U(0, \text{stddev}), \qquad n \sim \mathcal{N}(0, I)
 
     Args:
         stddev: The largest standard deviation, a positive number.
-        seed: Integer.
+        seed: Integer, for the noise.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -184,7 +228,8 @@ class Corruption(layers.Layer):
         >>> bool(keras.ops.any(noisy != x))
         True
 
-    Reference: [2]
+    Reference: Vincent et al., "Extracting and composing robust features with denoising
+    autoencoders", ICML 2008
     """
 
     def __init__(self, stddev: float = 0.5, *, seed: int | None = None, **kwargs: Any) -> None:
@@ -213,15 +258,26 @@ class Corruption(layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class Sampling(layers.Layer):
-    """Draws from independent Gaussians, and adds their divergence from the standard one.
+    r"""Layer that samples Gaussians, and penalises their divergence from the standard normal one.
 
-    ``mean + exp(log_variance / 2) * eps``, in training and in inference. What is added to the
-    loss is ``beta`` times the Kullback-Leibler divergence from N(0, 1), summed over the latent
-    and averaged over the batch, in float32 at least.
+    From the mean :math:`\mu` and the log-variance v it draws, in training and in inference,
+
+    .. math::
+
+        z = \mu + e^{v / 2} \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, I) ,
+
+    and adds to the loss :math:`\beta` times the Kullback-Leibler divergence from the standard
+    normal distribution,
+
+    .. math::
+
+        \text{KL} = \frac{1}{2} \sum_i \bigl( \mu_i^2 + e^{v_i} - 1 - v_i \bigr) ,
+
+    summed over the latent and averaged over the batch, in float32 at least.
 
     Args:
-        beta: Factor of the divergence, at least 0.
-        seed: Integer.
+        beta: Factor :math:`\beta` of the divergence, at least 0.
+        seed: Integer, for the samples.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -239,7 +295,8 @@ class Sampling(layers.Layer):
         >>> tuple(z.shape), float(layer.losses[0])  # 2² / 2 for each of the three
         ((5, 3), 6.0)
 
-    Reference: [3] appendix B
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014, appendix B,
+    https://arxiv.org/abs/1312.6114
     """
 
     def __init__(self, beta: float = 1.0, *, seed: int | None = None, **kwargs: Any) -> None:
@@ -268,14 +325,21 @@ class Sampling(layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class SummedCrossentropy(keras.losses.Loss):
-    """Binary cross-entropy summed over the pixels of an image; the mean over the batch.
+    r"""Binary cross-entropy, summed over the pixels of an image and averaged over the batch.
+
+    For an image x with its reconstruction :math:`\hat x`, the loss is
+
+    .. math::
+
+        - \sum_p \bigl( x_p \log \hat x_p + (1 - x_p) \log(1 - \hat x_p) \bigr)
 
     With the divergence that `Sampling` adds, it is the negative evidence lower bound in nats.
 
     Args:
-        name: Of the loss.
-        reduction: See `keras.losses.Loss`.
-        dtype: See `keras.losses.Loss`.
+        name: Name of the loss.
+        reduction: How the losses of the images are combined, as for `keras.losses.Loss`; by default
+            their mean.
+        dtype: Dtype of the computations, or a dtype policy; by default that of Keras.
 
     Example:
         >>> import numpy as np
@@ -284,7 +348,8 @@ class SummedCrossentropy(keras.losses.Loss):
         >>> round(float(manifolds.SummedCrossentropy()(half, half) / np.log(2)), 4)
         4.0
 
-    Reference: [3] appendix C
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014, appendix C,
+    https://arxiv.org/abs/1312.6114
     """
 
     def __init__(

@@ -23,10 +23,10 @@ SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LATENTS = ("sample", "mean", "fresh_eps")
 COARSE = 1e-3  # the tolerance of the second count of ranks
 HALVES = 10  # splits of the clean latents whose angles are averaged
-COORDINATES = 50  # axes that are kept, for pictures
-SHOWN = 8  # images that are kept, reconstructed, and steps between two of them
+COORDINATES = 50  # axes that are kept, for figures
+SHOWN = 8  # images that are kept and reconstructed, and steps between two of them
 
-# A model of two parts, the parts, or an encoder alone.
+# A model with an encoder and a decoder, the pair of these, or an encoder alone.
 Autoencoder: TypeAlias = keras.Model | tuple[keras.Model, keras.Model]
 
 
@@ -46,39 +46,50 @@ def characterize(
     batch_size: int = 256,
     progress: bool = True,
 ) -> ManifoldReport:
-    """What becomes of the latents of autoencoders as their inputs are disturbed more and more.
+    r"""How the latents of autoencoders change as noise of growing strength disturbs their inputs.
 
-    Each image is disturbed by one Gaussian noise at growing strength, clipped to [0, 1], the same
-    noise for all models. Its latents are described three ways: by the ranks of their covariances
-    (`mode_ranks`: in which stratum does it lie?), by the subspaces that the latents of a level
-    span in a Hilbert space (`product_distances`, `hilbert_map`, `subspace`), with their angles to
-    that of the clean ones, and by the decoder, as the PSNR against the clean image.
+    Each image x is disturbed by one Gaussian noise :math:`\eta`, the same for all levels
+    :math:`\sigma` and all models:
 
-    Controls come with it: the mean code of a variational encoder, its samples with noise drawn
-    anew at each level, and an untrained copy of each encoder on the clean images. The caveats that
-    they give rise to are part of the report.
+    .. math::
+
+        x_\sigma = \operatorname{clip}_{[0, 1]}(x + \sigma \eta), \qquad
+        \text{PSNR} = 10 \log_{10} \frac{1}{\text{MSE}}
+
+    The latents of a level are described three ways: by the ranks of their covariances, which say in
+    which stratum they lie (`mode_ranks`); by the subspace that they span in a Hilbert space, and
+    its angles to the subspace of the clean latents
+    (`product_distances`, `hilbert_map`, `subspace`); and by the decoder, as the PSNR of its output,
+    whose mean squared error (MSE) is against the clean image.
+
+    Controls are run, too: the mean code of a variational encoder, its samples with noise drawn anew
+    at each level, and an untrained copy of each encoder on the clean images. The caveats that
+    follow from them are part of the report.
 
     Args:
         autoencoder: A Keras model with parts named ``encoder`` and ``decoder`` (nested models, or
-            attributes), such as `build_cae` gives; a pair ``(encoder, decoder)``; an encoder
+            attributes), such as `build_cae` returns; a pair ``(encoder, decoder)``; an encoder
             alone, which has no PSNR; or a dict of these by name, which share the noise. An
             encoder returns latents ``(n, H, W, C)``, channels last; a variational one returns
             their mean and the logarithm of their variance (a third output, such as a sample, is
-            not looked at).
-        x: Images ``(n, height, width, channels)``, uint8 in [0, 255] or floats in [0, 1], n at
-            least 4; images times levels are at most 3000.
-        sigmas: Standard deviations of the noise, growing from 0.
-        latent: Of a variational encoder: ``"sample"`` with one noise for all levels, ``"mean"``,
+            ignored).
+        x: Images ``(n, height, width, channels)``, uint8 in [0, 255] or floats in [0, 1], with n at
+            least 4 and n times the number of levels at most 3000.
+        sigmas: Standard deviations :math:`\sigma` of the noise, in ascending order from 0.
+        latent: For a variational encoder: ``"sample"`` with one noise for all levels, ``"mean"``,
             or ``"fresh_eps"``, a sample with noise drawn anew at each level. The other two are
             controls.
         controls: Whether to run them.
-        energy: See `subspace`.
-        kernel: See `product_kernel`; the gamma of "gaussian" is the median rule on clean pairs.
-        weights: See `product_distances`.
-        kappa: See `embedded_distance`.
-        rtol: See `mode_ranks`.
-        seed: Integer of at least 0, of all noise and of the untrained copies.
-        batch_size: Images at a time.
+        energy: Share of the spread, in (0, 1], that the subspace of a level must hold.
+        kernel: Kernel of the Hilbert space: ``"distance"``, which keeps distances, or
+            ``"gaussian"``, whose gamma is 1 over the median squared distance of clean pairs.
+        weights: Weights of the three modes in the distance: ``"median"``, 1 over the median squared
+            distance of each mode over clean pairs, or three numbers of at least 0.
+        kappa: Factor of the logarithms against the subspaces in `embedded_distance`, at least 0.
+        rtol: A number in (0, 1): singular values of an unfolding above ``rtol`` times the largest
+            count towards the rank; by default as in `mode_ranks`.
+        seed: Integer of at least 0, for all noise and the untrained copies.
+        batch_size: Number of images at a time.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -98,8 +109,8 @@ def characterize(
         >>> [level.sigma for level in report.manifolds[0].levels]
         [0.0, 0.1, 0.5]
 
-    Reference: Shrivastava, Rameshan, Agnihotri, "Latent space characterization of autoencoder
-    variants", https://arxiv.org/abs/2412.04755
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
     threads = checks.require("threadpoolctl", "manifolds")
     images = _checked_images(x)
@@ -130,7 +141,7 @@ def characterize(
         except _NOT_CLONED as error:
             not_cloned[run.network.name] = str(error)
         else:
-            # Thousands of small matrices: threads would spend their time waiting for each other.
+            # With thousands of small matrices, threads would spend their time waiting.
             with threads.threadpool_limits(1, user_api="blas"):
                 found = _manifold(each, disturbed[levels], sigmas[levels], geometry)
             (others if run.control else manifolds).append(found)
@@ -160,7 +171,7 @@ def characterize(
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """An encoder, and its decoder where there is one, from NumPy to NumPy."""
+    """An encoder, and its decoder if there is one, from NumPy to NumPy."""
 
     name: str
     encoder: keras.Model
@@ -180,14 +191,14 @@ class _Network:
         if outputs.shape[1:] != shape or not np.isfinite(outputs).all():
             received = "NaN or infinite pixels" if outputs.shape[1:] == shape else outputs.shape
             raise ValueError(
-                f"The decoder of '{self.name}' does not return images as they went in. Expected "
-                f"finite ones of shape {(len(latents), *shape)}. Received: {received}."
+                f"The decoder of '{self.name}' does not return images like those that went in. "
+                f"Expected finite ones of shape {(len(latents), *shape)}. Received: {received}."
             )
         return outputs
 
     def _run(self, model, x):
         """The outputs of a model in inference, as a list."""
-        # Not `predict`, which would compile each model anew for a handful of batches.
+        # Not `predict`, which would compile each model again for a handful of batches.
         batches = [
             [keras.ops.convert_to_numpy(part) for part in self._outputs(model, batch)]
             for batch in np.split(x, range(self.batch_size, len(x), self.batch_size))
@@ -241,13 +252,13 @@ class _Geometry(typing.NamedTuple):
 
 
 def _runs(network, variational, latent, controls):
-    """What is looked at of a network: its latents, then the controls."""
+    """What is looked at for a network: its latents, then the controls."""
     yield _Run(network, latent if variational else "code")
     if controls:
         for other in LATENTS if variational else ():
             if other != latent:
                 yield _Run(network, other, control=True)
-        # Of a variational one, the mean: any sample is of full rank.
+        # For a variational one, the mean: any sample has full rank.
         yield _Run(network, "mean" if variational else "code", control=True, untrained=True)
 
 
@@ -290,7 +301,7 @@ def _manifold(run, disturbed, sigmas, geometry):
 
 
 def _points(factors, n, geometry):
-    """Points of the Hilbert space (levels, n, p) of all levels, the weights, and the gamma."""
+    """Points (levels, n, p) of the Hilbert space for all levels, the weights, and gamma."""
     joined = [_joined(levels) for levels in zip(*factors, strict=True)]
     squared, weights = hilbert.weighted_distances(
         joined, weights=geometry.weights, clean=n, kappa=geometry.kappa
@@ -304,7 +315,7 @@ def _points(factors, n, geometry):
 
 
 def _joined(levels):
-    """The factors of one mode at all levels, as of one batch."""
+    """The factors of one mode at all levels, as if of one batch."""
     return type(levels[0])(*(np.concatenate(parts) for parts in zip(*levels, strict=True)))
 
 
@@ -346,11 +357,11 @@ def _curve_lengths(clean, factors, kappa):
 
 
 def _psnr(decoded, images):
-    """In dB, of each image."""
+    """PSNR of each image, in dB."""
     errors = np.mean(
         np.square(decoded - images, dtype="float64"), axis=tuple(range(1, images.ndim))
     )
-    with np.errstate(divide="ignore"):  # of a perfect image
+    with np.errstate(divide="ignore"):  # a perfect image has an infinite PSNR
         return -10 * np.log10(errors)
 
 
@@ -377,7 +388,7 @@ def _interpolations(network, latents, shape):
     return decoded.reshape(pairs, SHOWN, *shape)
 
 
-# What came in.
+# Reading the arguments.
 
 
 def _networks(autoencoder, batch_size):
@@ -393,7 +404,7 @@ def _networks(autoencoder, batch_size):
 
 
 def _parts(model):
-    """Encoder and decoder, which may be ``None``."""
+    """Encoder and decoder, the latter ``None`` if there is none."""
     if isinstance(model, tuple | list) and len(model) == 2:
         parts = tuple(model)
     elif isinstance(model, keras.Model):
@@ -421,13 +432,13 @@ def _part(model, name):
 
 
 def _is_variational(network, images):
-    """Whether the encoder gives mean and log-variance; an error where it gives anything else."""
+    """Whether the encoder returns mean and log-variance; raises if it returns anything else."""
     outputs = network.encode(images)
     if network.decoder is None and outputs[0].shape == images.shape:
         raise ValueError(
             f"'{network.name}' returns tensors of the shape of its images. Expected an encoder, "
             "or a model with parts named 'encoder' and 'decoder'. Received: what looks like a "
-            "whole autoencoder. Pass the pair (encoder, decoder); of a GeometryModel, `base`."
+            "whole autoencoder. Pass the pair (encoder, decoder); for a GeometryModel, its `base`."
         )
     if len(outputs) == 2 and outputs[0].shape != outputs[1].shape:
         shapes = [output.shape for output in outputs]
@@ -442,8 +453,8 @@ _NOT_CLONED = (NotImplementedError, TypeError, ValueError)
 
 
 def _untrained(run, seed):
-    """The same with a copy of the encoder that has new weights, and no decoder."""
-    with _python_seeded(seed):  # where Keras draws the seeds of initializers that have none
+    """The same run with a copy of the encoder that has new weights, and no decoder."""
+    with _python_seeded(seed):  # from which Keras draws the seeds of initializers without one
         encoder = keras.models.clone_model(run.network.encoder)
     return run._replace(network=dataclasses.replace(run.network, encoder=encoder, decoder=None))
 

@@ -1,8 +1,8 @@
 """Distances between positive semi-definite matrices, in NumPy.
 
-A matrix of rank r is taken as ``A = U R² U^T``: the subspace that its r eigenvectors ``U`` span,
-and the positive definite part ``R²`` on it. There are two distances: `embedded_distance`, which
-is Euclidean between features of the matrices and takes any two ranks; and
+A matrix of rank r is written as ``A = U R² U^T``: the subspace spanned by its r eigenvectors ``U``,
+and the positive definite part ``R²`` on it. There are two distances: `embedded_distance`, which is
+Euclidean between features of the matrices and takes any two ranks; and
 `bonnabel_sepulchre_distance`, the length of a curve between matrices of one rank.
 
 [1] Shrivastava, Rameshan, Agnihotri, "Latent space characterization of autoencoder variants",
@@ -23,7 +23,7 @@ from keras_lgg.graphs.arrays import host_array
 from keras_lgg.manifolds.strata import EPSILON
 from keras_lgg.types import ArrayLike
 
-# Below this cosine two subspaces stand at a right angle, across which no curve is the shortest.
+# Below this cosine two subspaces are at a right angle, where no curve is uniquely the shortest.
 RIGHT_ANGLE = 1e-8
 
 
@@ -35,20 +35,27 @@ def embedded_distance(
     normalize: bool = True,
     rtol: float | None = None,
 ) -> float:
-    """Euclidean distance between fixed features of two positive semi-definite matrices.
+    r"""Euclidean distance between fixed features of two positive semi-definite matrices.
 
-    ``d² = 0.5 |P - P'|² + kappa |L - L'|²`` in Frobenius norms, where ``P = U U^T`` projects onto
-    the subspace and ``L = U log(R²) U^T``. The first term is the sum of ``sin²`` of the principal
-    angles where the ranks are equal. It is a metric for ``kappa > 0``, across ranks, too; between
-    positive definite matrices it is the log-Euclidean distance times ``sqrt(kappa)``.
+    A matrix :math:`A = U \Lambda U^\top` of rank r, with r orthonormal eigenvectors and positive
+    eigenvalues, has two features: the projector :math:`P = U U^\top` on its subspace, and the
+    logarithm :math:`L = U \log(\Lambda) U^\top` on it. The distance d is
+
+    .. math::
+
+        d^2 = \tfrac{1}{2} \|P - P'\|_F^2 + \kappa \, \|L - L'\|_F^2
+
+    The first term is the sum of :math:`\sin^2` of the principal angles if the ranks are equal. For
+    :math:`\kappa > 0` it is a metric, also across ranks; between positive definite matrices it is
+    the log-Euclidean distance times :math:`\sqrt{\kappa}`.
 
     Args:
         a: Symmetric positive semi-definite matrix, shape ``(d, d)``; computed in float64.
-        b: Likewise.
-        kappa: Factor of the second term, at least 0.
-        normalize: Whether each matrix is divided by its trace first, so that scale does not count.
-        rtol: A number in (0, 1): eigenvalues above ``rtol`` times the largest count. By default
-            ``(d * eps)²`` with the machine epsilon of float32.
+        b: The other matrix, of the same shape.
+        kappa: Factor :math:`\kappa` of the second term, at least 0.
+        normalize: Whether each matrix is first divided by its trace, so that scale does not matter.
+        rtol: A number in (0, 1): eigenvalues above ``rtol`` times the largest count as positive. By
+            default ``(d * eps)²``, with the machine epsilon of float32.
 
     Returns:
         A float.
@@ -64,7 +71,10 @@ def embedded_distance(
         >>> manifolds.embedded_distance(a, b)  # a right angle, and nothing else
         1.0
 
-    Reference: the features are those of [3]; of tensors: [1]
+    Reference: the features: Jayasumana et al., "Kernel methods on Riemannian manifolds with
+    Gaussian RBF kernels", IEEE TPAMI 37(12), 2015; of latent tensors: Shrivastava, Rameshan and
+    Agnihotri, "Latent space characterization of autoencoder variants", 2024,
+    https://arxiv.org/abs/2412.04755
     """
     first, second = _factors(a, b, normalize, rtol)
     check_kappa(kappa)
@@ -80,28 +90,40 @@ def bonnabel_sepulchre_distance(
     normalize: bool = True,
     rtol: float | None = None,
 ) -> float:
-    """Length of the curve of Bonnabel and Sepulchre between matrices of one rank.
+    r"""Length of the curve of Bonnabel and Sepulchre between matrices of one rank.
 
-    ``l² = |Theta|² + kappa |log eig(R~'^2, R~²)|²``: the principal angles of the subspaces, and
-    the affine-invariant distance of the positive definite parts, each seen in the principal
-    vectors. It does not change when both matrices are scaled alike nor, with ``normalize=False``,
-    when both are pseudo-inverted; of full rank it is then the affine-invariant distance times
-    ``sqrt(kappa)``. It breaks the triangle inequality, and kernels of it need not be positive
-    definite: for reports, not for kernels.
+    Let :math:`A = U R^2 U^\top` and :math:`A' = U' R'^2 U'^\top`, and let the singular value
+    decomposition :math:`U^\top U' = O \cos(\Theta) O'^\top` define the principal angles
+    :math:`\Theta`. With :math:`\tilde R^2 = O^\top R^2 O` and
+    :math:`\tilde R'^2 = O'^\top R'^2 O'`, the parts seen in the principal vectors, the length l is
+
+    .. math::
+
+        l^2 = \|\Theta\|_F^2 + \kappa \sum_i \log^2 \lambda_i(\tilde R'^2, \tilde R^2) ,
+
+    where :math:`\lambda_i` are generalised eigenvalues: the second term is the squared
+    affine-invariant distance of the positive definite parts.
+
+    It does not change when both matrices are scaled alike or, with ``normalize=False``, when both
+    are pseudo-inverted; at full rank it is then the affine-invariant distance times
+    :math:`\sqrt{\kappa}`. It violates the triangle inequality, and kernels built on it need not be
+    positive definite: use it for reports, not for kernels.
 
     Args:
         a: Symmetric positive semi-definite matrix, shape ``(d, d)``; computed in float64.
-        b: Likewise.
-        kappa: Factor of the second term, at least 0.
-        normalize: Whether each matrix is divided by its trace first.
-        rtol: See `embedded_distance`.
+        b: The other matrix, of the same shape.
+        kappa: Factor :math:`\kappa` of the second term, at least 0.
+        normalize: Whether each matrix is first divided by its trace.
+        rtol: A number in (0, 1): eigenvalues above ``rtol`` times the largest count as positive. By
+            default ``(d * eps)²``, with the machine epsilon of float32.
 
     Returns:
-        A float; NaN where the ranks differ, and where subspaces of two and more axes have a right
+        A float; NaN if the ranks differ, or if subspaces of two or more dimensions have a right
         angle between them, so that there are several such curves.
 
     Raises:
-        ValueError: See `embedded_distance`.
+        ValueError: If the matrices are not finite, symmetric, positive semi-definite and of one
+            shape, or ``kappa`` or ``rtol`` is out of range.
 
     Example:
         >>> import numpy as np
@@ -110,7 +132,10 @@ def bonnabel_sepulchre_distance(
         >>> round(manifolds.bonnabel_sepulchre_distance(a, b), 6)
         1.570796
 
-    Reference: [2]; of tensors: [1]
+    Reference: Bonnabel and Sepulchre, "Riemannian metric and geometric mean for positive
+    semidefinite matrices of fixed rank", SIAM J. Matrix Anal. Appl. 31(3), 2010; of latent tensors:
+    Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder variants",
+    2024, https://arxiv.org/abs/2412.04755
     """
     (u, a_values), (v, b_values) = _factors(a, b, normalize, rtol)
     check_kappa(kappa)
@@ -127,7 +152,7 @@ def curve_lengths(u, u_values, v, v_values, *, kappa):
         u_values: Array ``(n, r)``, positive.
         v: Array ``(n, d, r)``.
         v_values: Array ``(n, r)``, positive.
-        kappa: See there.
+        kappa: See `bonnabel_sepulchre_distance`.
 
     Returns:
         Array ``(n,)``.
@@ -136,11 +161,11 @@ def curve_lengths(u, u_values, v, v_values, *, kappa):
         return np.zeros(len(u))
     left, cosines, right_t = np.linalg.svd(np.swapaxes(u, 1, 2) @ v)
     right = np.swapaxes(right_t, 1, 2)
-    # Small angles by their sines, which the cosines cannot tell apart.
+    # From the sines, too: the cosines cannot tell small angles apart.
     sines = np.linalg.norm(v @ right - (u @ left) * cosines[:, None, :], axis=1)
     angles = np.arctan2(sines, cosines)
-    # R~² = F F^T with F = O^T R: the generalised eigenvalues are squared singular values of
-    # F^-1 F', which loses half as many digits as they would.
+    # R~² = F F^T with F = O^T R: the generalised eigenvalues are the squared singular values of
+    # F^-1 F', which lose half as many digits.
     inverse = left / np.sqrt(u_values)[:, :, None]
     other = right_t * np.sqrt(v_values)[:, None, :]
     ratios = np.linalg.svd(inverse @ other, compute_uv=False)

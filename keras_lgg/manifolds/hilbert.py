@@ -3,7 +3,7 @@
 The steps follow each other::
 
     squared = product_distances(latents)  # (n, n), of all pairs
-    points = hilbert_map(product_kernel(squared))  # (n, p), whose Euclidean distances they are
+    points = hilbert_map(product_kernel(squared))  # (n, p), with these Euclidean distances
     angles = principal_angles(subspace(points[:100]), subspace(points[100:]))
 
 [1] Shrivastava, Rameshan, Agnihotri, "Latent space characterization of autoencoder variants",
@@ -23,11 +23,11 @@ from keras_lgg.manifolds.strata import MODES, mode_factors
 from keras_lgg.types import ArrayLike
 
 KERNELS = ("distance", "gaussian")
-MOST_POINTS = 3000  # whose eigenvectors take some ten seconds and 200 MiB
+MOST_POINTS = 3000  # their eigenvectors take about ten seconds and 200 MiB
 BLOCK = 2**22  # numbers of features at a time, 32 MiB
 KEPT = 1e-10  # eigenvalues of a kernel above this share of the largest make coordinates
-NEGATIVE = 1e-8  # and none may be below this share of it, negated
-SAME = 1e-10  # where no distance is above this share of the features' lengths, all is rounding
+NEGATIVE = 1e-8  # and none may be below minus this share of it
+SAME = 1e-10  # if no distance is above this share of the features' lengths, all is rounding
 
 
 def product_distances(
@@ -38,25 +38,33 @@ def product_distances(
     kappa: float = 1.0,
     rtol: float | None = None,
 ) -> np.ndarray:
-    """Squared distances of latent tensors, as points of a product of three manifolds.
+    r"""Squared distances of latent tensors, as points of a product of three manifolds.
 
-    ``d² = sum_k w_k d_k²`` over the three modes, where ``d_k`` is `embedded_distance` of the
-    covariances, divided by their traces.
+    They are a weighted sum over the three modes (rows, columns and channels):
+
+    .. math::
+
+        d^2 = \sum_{k=1}^{3} w_k d_k^2 ,
+
+    where :math:`d_k` is the `embedded_distance` of the covariances of mode k, divided by their
+    traces.
 
     Args:
         latents: Array of shape ``(n, H, W, C)``, of float32 or float64, n at most 3000.
-        weights: ``"median"``, by which ``w_k`` is 1 over the median of ``d_k²`` over the pairs of
-            the clean latents (1 where that is below 1e-12), so that no mode drowns the others; or
-            three numbers of at least 0, not all of them 0.
-        clean: Number of latents, counted from the first, that are clean; by default, all are.
-        kappa: See `embedded_distance`.
-        rtol: See `mode_ranks`.
+        weights: ``"median"``: :math:`w_k` is 1 over the median of :math:`d_k^2` over the pairs of
+            clean latents (1 if that is below 1e-12), so that no mode drowns the others. Or three
+            numbers of at least 0, not all of them 0.
+        clean: How many latents, counted from the first, are clean; by default all.
+        kappa: Factor of the logarithms against the subspaces in `embedded_distance`, at least 0.
+        rtol: A number in (0, 1): singular values of an unfolding above ``rtol`` times the largest
+            count towards the rank; by default as in `mode_ranks`.
 
     Returns:
         Symmetric float64 array ``(n, n)``, 0 on the diagonal.
 
     Raises:
-        ValueError: If an argument is not as above, or the latents as in `mode_covariance`.
+        ValueError: If an argument is not as above, or the latents are not finite float32 or float64
+            tensors with at least two columns in each unfolding.
 
     Example:
         >>> import numpy as np
@@ -66,7 +74,8 @@ def product_distances(
         >>> bool(np.allclose(squared[:6, :6], squared[6:, 6:]))  # scale does not count
         True
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     latents = host_array("latents", latents, "float32 or float64 latents of shape (n, H, W, C)")
     if latents.ndim != 4:
@@ -100,18 +109,25 @@ def weighted_distances(factors, *, weights, clean, kappa):
 def product_kernel(
     squared_distances: ArrayLike, *, kernel: str = "distance", gamma: float | str = "median"
 ) -> np.ndarray:
-    """A positive semi-definite kernel of squared distances.
+    r"""A positive semi-definite kernel, from squared distances.
 
-    The squared distances of `product_distances` are Euclidean between features, so that both
-    kernels are positive semi-definite [2], for every ``gamma``. With distances that depend on
-    how a pair is aligned, such as `bonnabel_sepulchre_distance`, they are not.
+    With D the matrix of the squared distances :math:`d_{ij}^2`, the two kernels are
+
+    .. math::
+
+        K = -\tfrac{1}{2} J D J, \quad J = I - \tfrac{1}{n} 1 1^\top, \qquad \text{and} \qquad
+        K_{ij} = \exp(-\gamma d_{ij}^2)
+
+    The squared distances of `product_distances` are Euclidean distances between features, so both
+    kernels are positive semi-definite, for every :math:`\gamma > 0`. With distances that depend on
+    how a pair is aligned, such as `bonnabel_sepulchre_distance`, they need not be.
 
     Args:
-        squared_distances: Array ``(n, n)``, of `product_distances`.
-        kernel: ``"distance"``, ``-0.5 J D J`` with ``J = I - 1/n``, in whose space distances are
-            the given ones; or ``"gaussian"``, ``exp(-gamma d²)``.
-        gamma: Of the Gaussian kernel: a positive number, or ``"median"`` for 1 over the median of
-            the squared distances of all pairs (1 where that is below 1e-12).
+        squared_distances: Array ``(n, n)``, from `product_distances`.
+        kernel: ``"distance"``, the first one, whose space has the given distances; or
+            ``"gaussian"``, the second one.
+        gamma: :math:`\gamma` of the Gaussian kernel: a positive number, or ``"median"`` for 1 over
+            the median of the squared distances of all pairs (1 if that is below 1e-12).
 
     Returns:
         Symmetric float64 array ``(n, n)``.
@@ -126,7 +142,9 @@ def product_kernel(
         array([[ 1., -1.],
                [-1.,  1.]])
 
-    Reference: [1] section 3; [2]
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755; positive definiteness: Schoenberg,
+    "Metric spaces and positive definite functions", Trans. AMS 44(3), 1938
     """
     squared = _checked_squares(squared_distances)
     checks.check_choice("kernel", kernel, KERNELS)
@@ -139,19 +157,26 @@ def product_kernel(
 
 
 def hilbert_map(kernel: ArrayLike) -> np.ndarray:
-    """Points of a Euclidean space whose inner products, once centred, are a kernel.
+    r"""Points of a Euclidean space whose inner products are a kernel, once it is centred.
+
+    With the eigenvectors V and the eigenvalues :math:`\Lambda` of the centred kernel
+    :math:`J K J = V \Lambda V^\top`, where :math:`J = I - 1 1^\top / n`, the points are the rows of
+
+    .. math::
+
+        Y = V \Lambda^{1/2}
 
     Args:
-        kernel: Positive semi-definite array ``(n, n)``, of `product_kernel`, n at most 3000.
+        kernel: Positive semi-definite array ``(n, n)``, from `product_kernel`, n at most 3000.
 
     Returns:
-        Float64 array ``(n, p)`` of mean 0, whose axes are those of the largest spread first;
-        ``p < n`` counts the eigenvalues above 1e-10 of the largest. The points have the distances
-        of the product manifold with the kernel "distance", and the squared distances ``2 - 2 K``
-        with "gaussian".
+        Float64 array ``(n, p)`` of mean 0, with the axes of the largest spread first; ``p < n`` is
+        the number of eigenvalues above 1e-10 of the largest. With the kernel "distance", the points
+        have the distances of the product manifold, and with "gaussian" the squared distances
+        ``2 - 2 K``.
 
     Raises:
-        ValueError: If an eigenvalue is below -1e-8 of the largest: the kernel comes of distances
+        ValueError: If an eigenvalue is below -1e-8 of the largest: the kernel comes from distances
             that no Hilbert space has.
 
     Example:
@@ -161,7 +186,8 @@ def hilbert_map(kernel: ArrayLike) -> np.ndarray:
         >>> float(np.linalg.norm(points[0] - points[1]))
         2.0
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     matrix = _checked_square("kernel", kernel)
     values, vectors = np.linalg.eigh(_centred_twice(matrix))
@@ -172,7 +198,7 @@ def hilbert_map(kernel: ArrayLike) -> np.ndarray:
             "The kernel has no Hilbert space. Expected a positive semi-definite one. Received: "
             f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. Use product_kernel on "
             "product_distances; other distances, such as those along the curves of Bonnabel and "
-            "Sepulchre, need not have one."
+            "Sepulchre, may have none."
         )
     kept = values > max(KEPT * largest, rounding)
     points = vectors[:, kept] * np.sqrt(values[kept])
@@ -180,14 +206,21 @@ def hilbert_map(kernel: ArrayLike) -> np.ndarray:
 
 
 def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
-    """The directions along which points spread: an orthonormal basis of the fewest that suffice.
+    r"""The directions along which points spread: an orthonormal basis of the fewest that suffice.
+
+    With :math:`s_1 \ge s_2 \ge \dots` the singular values of the centred points, the basis holds
+    the first q right singular vectors, where q is the smallest number with
+
+    .. math::
+
+        \sum_{i=1}^{q} s_i^2 \ge \text{energy} \cdot \sum_i s_i^2
 
     Args:
-        points: Array ``(n, p)``, of `hilbert_map`; their own mean is taken off.
+        points: Array ``(n, p)``, from `hilbert_map`; their own mean is subtracted.
         energy: Share of the summed squares that the basis must hold, in (0, 1].
 
     Returns:
-        Float64 array ``(p, q)``; q is 0 where all points are one.
+        Float64 array ``(p, q)``; q is 0 if all points coincide.
 
     Raises:
         ValueError: If ``energy`` is out of range, or the points are not finite rows.
@@ -199,7 +232,8 @@ def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
         >>> np.abs(manifolds.subspace(points)).round(6).tolist()
         [[1.0], [0.0], [0.0]]
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     points = host_array("points", points, "finite rows (n, p)").astype("float64")
     if points.ndim != 2 or len(points) == 0 or not np.isfinite(points).all():
@@ -210,24 +244,30 @@ def subspace(points: ArrayLike, *, energy: float = 0.8) -> np.ndarray:
     rounding = len(points) * np.finfo("float64").eps
     if not held.size or held[-1] <= rounding**2 * np.sum(points**2):
         return np.zeros((points.shape[1], 0))
-    # The margin is for an energy of 1, which rounding keeps the sum from.
+    # The margin is for an energy of 1, which the sum may miss by rounding.
     count = np.searchsorted(held, energy * held[-1] * (1 - 1e-12)) + 1
     return directions[:count].T
 
 
 def principal_angles(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Angles between two subspaces, in degrees.
+    r"""Angles between two subspaces, in degrees.
+
+    With A and B their orthonormal bases, the angles are given by singular values:
+
+    .. math::
+
+        \cos \theta_i = \sigma_i(A^\top B)
 
     Args:
         a: Basis of orthonormal columns, shape ``(p, q)``.
-        b: Likewise, shape ``(p, q')``.
+        b: Basis of the other subspace, likewise, shape ``(p, q')``.
 
     Returns:
-        Float64 array of ``min(q, q')`` angles from 0 to 90, the largest first. All are 0 where one
+        Float64 array of ``min(q, q')`` angles from 0 to 90, the largest first. All are 0 if one
         subspace lies in the other.
 
     Raises:
-        ValueError: If the bases are of spaces of other dimensions.
+        ValueError: If the bases belong to spaces of different dimensions.
         ImportError: If scipy is missing; the extra ``manifolds`` brings it.
 
     Example:
@@ -236,8 +276,9 @@ def principal_angles(a: ArrayLike, b: ArrayLike) -> np.ndarray:
         >>> manifolds.principal_angles(np.eye(3)[:, :2], np.eye(3)[:, 1:]).round(6).tolist()
         [90.0, 0.0]
 
-    Reference: Björck and Golub, "Numerical methods for computing angles between linear
-    subspaces", Math. Comp. 27, 1973; of latent spaces: [1]
+    Reference: Björck and Golub, "Numerical methods for computing angles between linear subspaces",
+    Math. Comp. 27, 1973; of latent spaces: Shrivastava, Rameshan and Agnihotri, "Latent space
+    characterization of autoencoder variants", 2024, https://arxiv.org/abs/2412.04755
     """
     a, b = (
         host_array(name, basis, "a finite basis (p, q)").astype("float64")
@@ -255,11 +296,11 @@ def principal_angles(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 
 def check_points(n):
-    """Raise where there are more points than kernels are made of."""
+    """Raise if there are more points than a kernel may have."""
     if n > MOST_POINTS:
         raise ValueError(
             f"There are too many points for a kernel of all pairs. Expected at most {MOST_POINTS} "
-            f"in all, images times levels. Received: {n}. Take fewer images, or fewer levels."
+            f"in total, images times levels. Received: {n}. Take fewer images, or fewer levels."
         )
 
 
@@ -273,7 +314,7 @@ def _squared_distances(factors, kappa):
     n, d, _ = factors.vectors.shape
     positive = factors.variances > 0
     logarithms = np.sqrt(kappa) * np.log(np.where(positive, factors.variances, 1))
-    # Of a symmetric matrix, its upper half: what is off the diagonal counts twice in the norm.
+    # The upper half of each symmetric matrix: in the norm, entries off the diagonal count twice.
     upper = np.flatnonzero(np.triu(np.ones((d, d))))
     scale = np.where(upper % (d + 1), np.sqrt(2), 1)
 
@@ -284,7 +325,7 @@ def _squared_distances(factors, kappa):
         both = [matrix.reshape(-1, d * d)[:, upper] * scale for matrix in (projector, logarithm)]
         return np.concatenate(both, axis=1)
 
-    # Seen from one of them, so that what all have in common takes no digits from the differences.
+    # Relative to one of them, so that what all share takes no digits from the differences.
     origin = features(slice(0, 1))
     size = max(1, BLOCK // d**2)
     blocks = [slice(start, start + size) for start in range(0, n, size)]
@@ -298,12 +339,12 @@ def _squared_distances(factors, kappa):
     norms = gram.diagonal()
     squared = np.maximum(norms[:, None] + norms - 2 * gram, 0)
     lengths = 0.5 * factors.ranks + np.sum(logarithms**2, axis=1)  # of the features, squared
-    # All or none, for to leave out some would leave distances that no Hilbert space has.
+    # All or none: leaving out some would leave distances that no Hilbert space has.
     return squared if squared.max() > SAME**2 * lengths.max() else np.zeros((n, n))
 
 
 def median_weight(squared):
-    """1 over the median of the squared distances of all pairs; 1 where they vanish."""
+    """1 over the median of the squared distances of all pairs; 1 if they vanish."""
     median = np.median(squared[np.triu_indices(len(squared), 1)]) if len(squared) > 1 else 0
     return float(1 / median) if median >= 1e-12 else 1.0
 

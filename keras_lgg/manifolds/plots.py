@@ -8,14 +8,14 @@ from keras_lgg import checks
 from keras_lgg.manifolds.summaries import mean_or_nan, median_spectrum
 from keras_lgg.plots.style import COLORS, GRAY, MARKERS, empty_figure, styled
 
-COLUMN, ROW = 2.9, 2.5  # inches of a plot
-CELL = 0.45  # and of an image
+COLUMN, ROW = 2.9, 2.5  # inches, of a plot
+CELL = 0.45  # inches, of an image
 SIGMA = "standard deviation of the noise"
 
 
 @styled
 def plot_ranks(report):
-    """Range of the ranks, with the share of the latents at each, by autoencoder and mode."""
+    """Range of the ranks, and the share of the latents at each rank, by autoencoder and mode."""
     shown = report.manifolds
     figure, axes = _figure(len(shown), 3)
     for row, each in zip(axes, shown, strict=True):
@@ -30,7 +30,7 @@ def plot_ranks(report):
 
 @styled
 def plot_spectra(report):
-    """Median singular values, relative to the largest, clean and at the strongest noise."""
+    """Median singular values, relative to the largest, clean and under the strongest noise."""
     figure, axes = _figure(1, 3)
     for k, axis in enumerate(axes[0]):
         for each, color in zip(report.manifolds, itertools.cycle(COLORS), strict=False):
@@ -65,7 +65,7 @@ def plot_disturbance(report):
         style = {"color": color, "marker": marker, "markersize": 4}
         if each.levels[0].psnr is not None:
             values = np.array([level.psnr for level in each.levels])
-            values[~np.isfinite(values)] = np.nan  # of perfect images, which are drawn nowhere
+            values[~np.isfinite(values)] = np.nan  # perfect images are not drawn
             mean, spread = values.mean(axis=1), values.std(axis=1, ddof=1)
             psnr.plot(sigmas, mean, **style)
             psnr.fill_between(
@@ -90,14 +90,14 @@ def plot_disturbance(report):
 
 @styled
 def plot_embedding(report, *, seed):
-    """Clean latents and those of the strongest noise, by t-SNE."""
+    """Clean latents and those under the strongest noise, by t-SNE."""
     tsne = checks.require("sklearn.manifold", "manifolds").TSNE
     figure, axes = _figure(1, len(report.manifolds))
     for axis, each in zip(axes[0], report.manifolds, strict=True):
         clean, noisy = each.coordinates[0], each.coordinates[-1]
         n = len(clean)
         points = np.concatenate([clean, noisy])
-        # The starting point is drawn: PCA would refuse fewer than two axes.
+        # A random start: PCA would refuse fewer than two axes.
         found = tsne(
             perplexity=min(30, (2 * n - 1) / 3), init="random", random_state=seed
         ).fit_transform(points.astype("float32"))
@@ -116,7 +116,7 @@ def plot_embedding(report, *, seed):
 
 @styled
 def plot_reconstructions(report):
-    """A row of images for each strength of the noise, then one for each autoencoder."""
+    """For each strength of the noise, a row of images and then one for each autoencoder."""
     shown = [each for each in report.manifolds if each.reconstructions is not None]
     _check_decoded(shown)
     levels = sorted({0, len(report.images) // 2, len(report.images) - 1})

@@ -13,25 +13,27 @@ from keras_lgg.manifolds.strata import largest_ranks, strata
 from keras_lgg.manifolds.summaries import mean_or_nan, median_spectrum
 from keras_lgg.types import Figure
 
-SATURATED = 0.8  # share of the largest dimension from which a subspace says little
-STRATIFIED = 0.01  # share of the latents off the commonest stratum
+SATURATED = 0.8  # share of the largest dimension above which a subspace says little
+STRATIFIED = 0.01  # share of the latents outside the most common stratum
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """The latents of n images at one strength of the noise.
+    """The latents of n images at one strength of the noise, as `characterize` found them.
 
     Args:
         sigma: Standard deviation of the noise.
-        ranks: Integer array ``(n, 3)``, of `mode_ranks`.
+        ranks: Integer array ``(n, 3)``, the ranks of the covariances of each latent by
+            `mode_ranks`.
         coarse_ranks: The same at a tolerance of 1e-3.
         spectra: For each mode, the singular values of the centred unfoldings, ``(n, min(d, m))``.
-        dimension: Of the subspace that holds the given share of the spread.
+        dimension: Dimension of the subspace that holds the given share of the spread.
         angles: Angles to the subspace of the clean latents, in degrees, the largest first.
         displacement: Mean distance of a latent to the clean one, in the Hilbert space.
         curve_lengths: `bonnabel_sepulchre_distance` from the clean covariance of each image and
-            mode, ``(n, 3)``; NaN where the ranks differ.
-        psnr: Of each image ``(n,)``, in dB, against the clean one; ``None`` with no decoder.
+            mode, ``(n, 3)``; NaN if the ranks differ.
+        psnr: Peak signal-to-noise ratio of each image ``(n,)``, in dB, against the clean one;
+            ``None`` without a decoder.
 
     Example:
         >>> import numpy as np
@@ -42,6 +44,9 @@ class Level:
         >>> noisy = report["CAE"].levels[1]
         >>> noisy.strata, noisy.psnr.shape
         (Counter({(2, 2, 3): 9}), (9,))
+
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
 
     sigma: float
@@ -56,7 +61,7 @@ class Level:
 
     @property
     def saturation(self) -> float:
-        """Dimension of the subspace over the largest possible, n - 1."""
+        """Dimension of the subspace divided by the largest possible one, n - 1."""
         return self.dimension / (len(self.ranks) - 1)
 
     @property
@@ -65,7 +70,7 @@ class Level:
         return strata(self.ranks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and lists; what is not finite is ``None``."""
+        """Numbers and lists; ``None`` stands for what is not finite."""
         lengths = self.curve_lengths
         comparable = np.isfinite(lengths)
         sums = np.where(comparable, lengths, 0).sum(axis=0)
@@ -97,14 +102,14 @@ class LatentManifold:
     """The latents of one autoencoder, taken one way, at all levels.
 
     Args:
-        name: Of the autoencoder, with the way its latent was taken.
+        name: Name of the autoencoder, with the way its latent was taken.
         latent: ``"code"``, ``"sample"``, ``"mean"`` or ``"fresh_eps"``.
-        shape: Of a latent, ``(H, W, C)``.
+        shape: Shape of a latent, ``(H, W, C)``.
         levels: Tuple of `Level`, the clean one first.
         weights: Weights of the three modes in the product distance.
-        gamma: Of the Gaussian kernel; ``None`` with the other.
-        null_angle: Mean angle between subspaces of two halves of the clean latents, in degrees,
-            the mean over ten splits: what the sampling of images alone makes.
+        gamma: Gamma of the Gaussian kernel; ``None`` with the other kernel.
+        null_angle: Mean angle between the subspaces of two halves of the clean latents, in degrees,
+            averaged over ten splits: what the sampling of images alone causes.
         coordinates: Points of the Hilbert space, ``(levels, n, p)``, p at most 50.
         reconstructions: Decoded images ``(levels, k, height, width, channels)``, or ``None``.
         interpolations: Decoded steps from one latent to another, ``(pairs, steps, height, width,
@@ -119,6 +124,9 @@ class LatentManifold:
         >>> found = report["CAE"]
         >>> found.largest_ranks, found.is_stratified, found.types
         ((2, 2, 3), False, ('SPD', 'SPD', 'SPSD'))
+
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
 
     name: str
@@ -134,7 +142,7 @@ class LatentManifold:
 
     @property
     def largest_ranks(self) -> tuple[int, ...]:
-        """The ranks that latents of this shape can have at most."""
+        """The largest ranks that latents of this shape can have."""
         return largest_ranks(self.shape)
 
     @property
@@ -144,19 +152,19 @@ class LatentManifold:
 
     @property
     def is_stratified(self) -> bool:
-        """Whether at least 1 % of the latents lie off the commonest stratum."""
+        """Whether at least 1 % of the latents lie outside the most common stratum."""
         counts = self.strata
         return 1 - max(counts.values()) / sum(counts.values()) >= STRATIFIED
 
     @property
     def types(self) -> tuple[str, ...]:
-        """For each mode ``"SPD"`` where all covariances are of full rank, else ``"SPSD"``."""
+        """For each mode, ``"SPD"`` if all covariances have full rank, else ``"SPSD"``."""
         ranks = np.concatenate([level.ranks for level in self.levels])
         full = (ranks == self.shape).all(axis=0)
         return tuple("SPD" if each else "SPSD" for each in full)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and lists; pictures and coordinates are left out."""
+        """Numbers and lists, without images and coordinates."""
         return {
             "name": self.name,
             "latent": self.latent,
@@ -174,18 +182,18 @@ class LatentManifold:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ManifoldReport:
-    """The latent manifolds of autoencoders under a growing disturbance; see `characterize`.
+    """The latent manifolds of autoencoders under growing noise; `characterize` returns it.
 
-    ``print(report)`` shows the verdict with its caveats and the tables.
+    ``print(report)`` shows the verdict with its caveats, and the tables.
 
     Args:
         config: Dict of the settings.
-        manifolds: Tuple of `LatentManifold`, one an autoencoder.
+        manifolds: Tuple of `LatentManifold`, one per autoencoder.
         controls: Tuple of `LatentManifold`: other latents of variational encoders, and untrained
-            encoders, on the clean images alone.
-        images: Disturbed images ``(levels, k, height, width, channels)``, for pictures.
-        not_cloned: Dict from the name of an autoencoder whose encoder has no untrained copy to
-            the reason.
+            encoders, the latter on the clean images only.
+        images: Disturbed images ``(levels, k, height, width, channels)``, for figures.
+        not_cloned: Dict from the name of an autoencoder to the reason why there is no untrained
+            copy of its encoder.
 
     Example:
         >>> import numpy as np
@@ -198,7 +206,8 @@ class ManifoldReport:
         >>> print(report.to_markdown().splitlines()[0])
         **Verdict**
 
-    Reference: https://arxiv.org/abs/2412.04755
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
 
     config: dict[str, Any]
@@ -211,7 +220,7 @@ class ManifoldReport:
         return self.to_markdown()
 
     def __getitem__(self, name: str) -> LatentManifold:
-        """The `LatentManifold` of a name, among manifolds and controls."""
+        """The `LatentManifold` with a name, among manifolds and controls."""
         named = {each.name: each for each in (*self.manifolds, *self.controls)}
         if name not in named:
             raise KeyError(f"Unknown manifold. Expected one of {list(named)}. Received: {name!r}.")
@@ -219,19 +228,19 @@ class ManifoldReport:
 
     @property
     def caveats(self) -> list[str]:
-        """What the verdict must not be read without: a list of sentences."""
+        """The caveats that belong to the verdict: a list of sentences."""
         return [
             *(text for each in self.manifolds for text in self._sample_caveats(each)),
             *self._untrained_caveats(),
             "Strata depend on the images, too: rows and columns of blank background have no "
             "variance. On CIFAR-10, whose images fill their frame, the autoencoder of build_cae "
-            "stays in one stratum, (8, 8, 63), under all noise (docs/results.md).",
+            "stays in one stratum, (8, 8, 63), under all noise (docs/results/manifolds.md).",
             *(text for each in self.manifolds for text in _saturation_caveats(each)),
             "Curve lengths are no metric, and are compared between equal ranks alone.",
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but pictures, as numbers, strings, lists and dicts; for `json`."""
+        """Everything but images, as numbers, strings, lists and dicts, for `json`."""
         return {
             "config": self.config,
             "manifolds": [each.to_dict() for each in self.manifolds],
@@ -240,11 +249,11 @@ class ManifoldReport:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as a text of JSON, in which nothing is NaN or infinite."""
+        """`to_dict` as JSON text, in which nothing is NaN or infinite."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """The verdict, its caveats, and tables of the ranks and of the disturbance."""
+        """The verdict, its caveats, and tables of the ranks and of the effect of noise."""
         verdict = [f"* {_verdict(each)}" for each in self.manifolds]
         caveats = [f"* {text}" for text in self.caveats]
         everything = (*self.manifolds, *self.controls)
@@ -257,31 +266,33 @@ class ManifoldReport:
         return "\n\n".join("\n".join(part) for part in parts)
 
     def plot_ranks(self) -> Figure:
-        """Ranks of each mode against the noise: range, and share of the latents, as a figure."""
+        """Figure: ranks of each mode against the noise, their range and the share of each."""
         return plots.plot_ranks(self)
 
     def plot_spectra(self) -> Figure:
-        """Singular values of each mode, clean and at the strongest noise, as a figure."""
+        """Figure: singular values of each mode, clean and under the strongest noise."""
         return plots.plot_spectra(self)
 
     def plot_disturbance(self) -> Figure:
-        """PSNR, dimension and angles against the noise, as a figure."""
+        """Figure: PSNR, dimension and angles against the noise."""
         return plots.plot_disturbance(self)
 
     def plot_embedding(self, *, seed: int = 0) -> Figure:
-        """Clean latents and those of the strongest noise, by t-SNE, as a figure.
+        """Figure: clean latents and those under the strongest noise, by t-SNE.
+
+        It needs scikit-learn, which the extra ``manifolds`` brings.
 
         Args:
-            seed: Of t-SNE. It needs scikit-learn, of the extra ``manifolds``.
+            seed: Integer, the seed of t-SNE.
         """
         return plots.plot_embedding(self, seed=seed)
 
     def plot_reconstructions(self) -> Figure:
-        """Disturbed images and what the autoencoders make of them, as a figure."""
+        """Figure: disturbed images, and what the autoencoders make of them."""
         return plots.plot_reconstructions(self)
 
     def plot_interpolations(self) -> Figure:
-        """Decoded steps from one clean latent to another, as a figure."""
+        """Figure: decoded steps from one clean latent to another."""
         return plots.plot_interpolations(self)
 
     def _sample_caveats(self, manifold):

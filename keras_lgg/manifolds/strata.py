@@ -1,9 +1,9 @@
 """Strata of latent tensors: mode unfoldings, covariances and numerical ranks, in NumPy.
 
-A latent tensor ``(H, W, C)`` is seen three ways, as the matrix of its rows, of its columns and of
-its channels. The covariance of each is a symmetric positive semi-definite matrix; matrices of one
-rank form a manifold, a *stratum* of all of them, and a latent tensor lies in the stratum that the
-ranks of its three covariances name.
+A latent tensor ``(H, W, C)`` is seen three ways: as the matrix of its rows, of its columns and of
+its channels. The covariance of each is a symmetric positive semi-definite matrix. All such
+matrices of one rank form a manifold, a *stratum*, and a latent tensor lies in the stratum that is
+named by the ranks of its three covariances.
 
 [1] Shrivastava, Rameshan, Agnihotri, "Latent space characterization of autoencoder variants",
     arXiv 2412.04755.
@@ -24,7 +24,17 @@ EPSILON = float(np.finfo("float32").eps)  # latents come from networks, which co
 
 
 def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
-    """Latent tensors as matrices of their rows, columns or channels.
+    r"""Latent tensors as matrices of their rows, columns or channels.
+
+    The unfolding of a tensor Z along its rows (mode 1), columns (2) or channels (3) is a matrix
+    :math:`X_{(k)}` with one row for each index along that axis; its columns run over the other two
+    axes:
+
+    .. math::
+
+        X_{(1)} \in \mathbb{R}^{H \times WC}, \qquad
+        X_{(2)} \in \mathbb{R}^{W \times HC}, \qquad
+        X_{(3)} \in \mathbb{R}^{C \times HW}
 
     Args:
         latents: Array of shape ``(..., H, W, C)``.
@@ -45,7 +55,8 @@ def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
                [ 1,  4,  7, 10],
                [ 2,  5,  8, 11]])
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     latents = host_array("latents", latents, "float32 or float64 latents of shape (..., H, W, C)")
     checks.check_choice("mode", mode, MODES)
@@ -57,20 +68,25 @@ def unfold(latents: ArrayLike, *, mode: int) -> np.ndarray:
 
 
 def mode_covariance(latents: ArrayLike, *, mode: int) -> np.ndarray:
-    """Covariance of the rows, columns or channels of latent tensors.
+    r"""Covariance of the rows, columns or channels of latent tensors.
 
-    The unfolding is centred across its columns: each row minus its own mean.
+    With :math:`\bar X_{(k)}` the unfolding of mode k, each row minus its own mean, and
+    :math:`m_k` its number of columns, it is
+
+    .. math::
+
+        S_k = \frac{1}{m_k - 1} \bar X_{(k)} \bar X_{(k)}^\top
 
     Args:
         latents: Array of shape ``(..., H, W, C)``, of float32 or float64.
-        mode: See `unfold`.
+        mode: 1 for rows, 2 for columns, 3 for channels.
 
     Returns:
         Symmetric positive semi-definite float64 array ``(..., d, d)``, where d is H, W or C.
 
     Raises:
         ValueError: If ``mode`` is not 1, 2 or 3, or the latents are not finite float32 or float64
-            tensors of at least two columns in each mode.
+            tensors with at least two columns in each unfolding.
 
     Example:
         >>> import numpy as np
@@ -79,19 +95,25 @@ def mode_covariance(latents: ArrayLike, *, mode: int) -> np.ndarray:
         >>> manifolds.mode_covariance(z, mode=2).shape
         (5, 7, 7)
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     centred = _centred(checked_latents(latents), mode)
     return centred @ np.swapaxes(centred, -1, -2) / (centred.shape[-1] - 1)
 
 
 def mode_ranks(latents: ArrayLike, *, rtol: float | None = None) -> np.ndarray:
-    """Numerical ranks of the three covariances of latent tensors: their strata.
+    r"""Numerical ranks of the three covariances of latent tensors: the strata they lie in.
 
-    Counted are the singular values of the centred unfolding above ``rtol`` times the largest, and
-    above the rounding of float32 latents: their machine epsilon times the norm of the unfolding
-    before it was centred. So jitter in the last digit of a latent adds no rank, and a constant
-    tensor has rank 0.
+    The rank of mode k counts the singular values :math:`s_i` of the centred unfolding that are
+    above ``rtol`` times the largest one and above the rounding of float32, with :math:`\epsilon`
+    its machine epsilon and Z the latent before it was centred:
+
+    .. math::
+
+        r_k = \bigl| \{ i : s_i > \max(\text{rtol} \cdot s_1, \, \epsilon \|Z\|_F) \} \bigr|
+
+    So jitter in the last digit of a latent adds no rank, and a constant tensor has rank 0.
 
     Args:
         latents: Array of shape ``(..., H, W, C)``, of float32 or float64.
@@ -99,11 +121,12 @@ def mode_ranks(latents: ArrayLike, *, rtol: float | None = None) -> np.ndarray:
             machine epsilon of float32, whatever the dtype.
 
     Returns:
-        Integer array ``(..., 3)``; mode k reaches at most ``min(d, m - 1)``, see
-        `largest_ranks`.
+        Integer array ``(..., 3)``; for an unfolding ``(d, m)``, the rank is at most
+        ``min(d, m - 1)``, as in `largest_ranks`.
 
     Raises:
-        ValueError: If ``rtol`` is out of range, or the latents are as in `mode_covariance`.
+        ValueError: If ``rtol`` is out of range, or the latents are not finite float32 or float64
+            tensors with at least two columns in each unfolding.
 
     Example:
         >>> import numpy as np
@@ -115,26 +138,36 @@ def mode_ranks(latents: ArrayLike, *, rtol: float | None = None) -> np.ndarray:
         >>> manifolds.mode_ranks(z)
         array([ 6,  7, 41])
 
-    Reference: [1] section 3
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, section 3, https://arxiv.org/abs/2412.04755
     """
     latents = checked_latents(latents)
     return np.stack([_mode_ranks(latents, mode, rtol) for mode in MODES], axis=-1)
 
 
 def largest_ranks(shape: Sequence[int]) -> tuple[int, ...]:
-    """The ranks that latents of a shape can have at most.
+    r"""The largest ranks that latents of a given shape can have.
+
+    For an unfolding with :math:`d_k` rows and :math:`m_k` columns, centring removes one rank:
+
+    .. math::
+
+        r_k \le \min(d_k, m_k - 1)
 
     Args:
         shape: The triple ``(H, W, C)``.
 
     Returns:
-        Triple of integers, ``min(d, m - 1)`` for each unfolding ``(d, m)``; the one comes from
-        the centring.
+        Triple of integers, one for each mode.
 
     Example:
         >>> from keras_lgg import manifolds
         >>> manifolds.largest_ranks((7, 7, 128)), manifolds.largest_ranks((8, 8, 128))
         ((7, 7, 48), (8, 8, 63))
+
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755, whose largest rank of 7 x 7 x 128 latents is
+    48
     """
     expected = "the triple (H, W, C) of positive integers"
     numbers = host_array("shape", shape, expected)
@@ -148,8 +181,11 @@ def largest_ranks(shape: Sequence[int]) -> tuple[int, ...]:
 def strata(ranks: ArrayLike) -> collections.Counter[tuple[int, ...]]:
     """How many latents lie in each stratum.
 
+    A stratum is named by the triple of ranks :math:`(r_1, r_2, r_3)` of the three covariances of a
+    latent; counted is how often each triple occurs.
+
     Args:
-        ranks: Integer array ``(..., 3)``, of `mode_ranks`.
+        ranks: Integer array ``(..., 3)``, from `mode_ranks`.
 
     Returns:
         `collections.Counter` from a triple of ranks to the number of latents, largest first.
@@ -158,6 +194,9 @@ def strata(ranks: ArrayLike) -> collections.Counter[tuple[int, ...]]:
         >>> from keras_lgg import manifolds
         >>> manifolds.strata([[7, 7, 48], [7, 6, 40], [7, 7, 48]])
         Counter({(7, 7, 48): 2, (7, 6, 40): 1})
+
+    Reference: Shrivastava, Rameshan and Agnihotri, "Latent space characterization of autoencoder
+    variants", 2024, https://arxiv.org/abs/2412.04755
     """
     expected = "integers of shape (..., 3), the ranks of latents"
     ranks = host_array("ranks", ranks, expected)
@@ -170,11 +209,11 @@ def strata(ranks: ArrayLike) -> collections.Counter[tuple[int, ...]]:
 class ModeFactors(typing.NamedTuple):
     """The covariances of one mode of many latents, by their eigenvectors.
 
-    Beyond the rank of a latent, columns of its ``vectors`` and ``variances`` are zeros.
+    Beyond the rank of a latent, the columns of its ``vectors`` and ``variances`` are zeros.
 
     Args:
         vectors: Array ``(n, d, r)``, orthonormal columns.
-        variances: Array ``(n, r)``, eigenvalues in falling order, of sum 1.
+        variances: Array ``(n, r)``, eigenvalues in descending order, with sum 1.
         singular_values: Array ``(n, min(d, m))``, of the centred unfolding.
         ranks: Integer array ``(n,)``.
     """
@@ -194,14 +233,14 @@ def mode_factors(latents, *, mode, rtol=None):
     largest = np.where(ranks > 0, values[..., 0], 1)[..., None]
     variances = np.where(kept, (values / largest) ** 2, 0)
     variances /= np.maximum(variances.sum(axis=-1, keepdims=True), 1)  # the largest is 1
-    # No latent has a higher rank than this, so that the last columns would be zeros for all.
+    # No latent has a higher rank than this: further columns would be zeros for all.
     width = largest_ranks(latents.shape[-3:])[mode - 1]
     vectors = np.where(kept[..., None, :], vectors, 0)[..., :width]
     return ModeFactors(vectors, variances[..., :width], values, ranks)
 
 
 def ranks_at(factors, latents, *, mode, rtol):
-    """The ranks at another tolerance, with no SVD anew."""
+    """The ranks at another tolerance, without a new SVD."""
     return _rank(checked_latents(latents), mode, factors.singular_values, rtol)
 
 

@@ -1,4 +1,4 @@
-"""Numbers that stand for many latents, in the tables and figures alike."""
+"""Numbers that summarise many latents, for tables and figures alike."""
 
 import math
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def mean_or_nan(values):
-    """The mean, NaN of nothing."""
+    """The mean; NaN if there are no values."""
     return float(np.mean(values)) if len(values) else math.nan
 
 
 def median_spectrum(values):
-    """Median over the latents of the singular values, relative to the largest of each."""
+    """Median over the latents of the singular values, each relative to its latent's largest."""
     largest = values[:, :1]
     return np.median(values / np.where(largest > 0, largest, 1), axis=0)

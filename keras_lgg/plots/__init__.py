@@ -1,7 +1,7 @@
-"""Pictures of latent geometry graphs, of what they do along the depth, and of what it brings.
+"""Figures of latent geometry graphs, of how they change along the depth, and of what that brings.
 
-Every function returns a `matplotlib.figure.Figure` and shows none. Figures are as wide as a column
-of a paper, colours are those of Okabe and Ito, and markers or lines tell apart what colours do::
+Every function returns a `matplotlib.figure.Figure`, and shows none. Figures are as wide as a column
+of a paper, colours are those of Okabe and Ito, and markers or lines distinguish what colours do::
 
     from keras_lgg import plots
 

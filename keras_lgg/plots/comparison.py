@@ -1,4 +1,4 @@
-"""Pictures of what variants of a training are worth."""
+"""Figures of what variants of a training achieve."""
 
 from collections.abc import Mapping
 
@@ -14,17 +14,19 @@ from keras_lgg.types import ArrayLike, Figure
 def effects(values: Mapping[str, Mapping[str, ArrayLike]], *, title: str | None = None) -> Figure:
     """What each variant of a training reaches, by measure, seed by seed.
 
+    For each variant, a marker shows the mean over the seeds, and a bar one standard deviation (of a
+    sample) to either side; each seed is a dot, and a line joins the dots of one seed.
+
     Args:
         values: Dict from each measure to a dict from each variant, the baseline first, to its
-            values ``(seeds,)``. The mean is a marker in a bar of one standard deviation (of a
-            sample) to either side; each seed is a dot, and a line joins those of one seed.
-        title: Of the figure.
+            values ``(seeds,)``.
+        title: Title of the figure.
 
     Returns:
-        A figure with a panel a measure, side by side.
+        A figure with one panel per measure, side by side.
 
     Raises:
-        ValueError: If there is nothing to draw, or the variants of a measure have unequal numbers
+        ValueError: If there is nothing to draw, or the variants of a measure have different numbers
             of values.
         ImportError: If matplotlib is missing.
 
@@ -71,6 +73,6 @@ def _runs(measure, variants):
     }
     sizes = {len(each) for each in runs.values()}
     if len(sizes) != 1 or 0 in sizes:
-        expected = "as many values of each variant, one a seed"
+        expected = "the same number of values for each variant, one per seed"
         raise checks.invalid("values", expected, f"{sorted(sizes)} for {measure!r}")
     return runs

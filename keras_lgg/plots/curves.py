@@ -1,4 +1,4 @@
-"""Pictures of numbers: smoothness along the depth, robustness, trials of a tuner."""
+"""Figures of numbers: smoothness along the depth, robustness, trials of a tuner."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from keras_lgg.types import DataFrame, Figure
 BAND = 0.18  # opacity
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 CLEAN = "clean"
-# What the severities of `keras_lgg.robustness` are, by the names of its perturbations.
+# The units of the severities in `keras_lgg.robustness`, by the names of its perturbations.
 SEVERITIES = {
     "Gaussian noise": "signal-to-noise ratio (dB)",
     "FGSM": "epsilon",
@@ -34,15 +34,17 @@ def smoothness(
     ylabel: str = "label smoothness (0: smooth)",
     title: str = "Smoothness along the depth",
 ) -> Figure:
-    """A number of each layer along the depth, such as the label smoothness, by model.
+    """A number of each layer along the depth, such as the label smoothness, as one curve per model.
+
+    Several seeds are drawn as their mean, in a band of one standard deviation (of a sample) to
+    either side.
 
     Args:
-        values: Dict from the name of each model to an array ``(layers,)``, or to one
-            ``(seeds, layers)``, which is drawn as its mean in a band of one standard deviation
-            (of a sample) to either side. `representations` shows how to get them.
+        values: Dict from the name of each model to an array ``(layers,)`` or ``(seeds, layers)``.
+            The example of `representations` shows how to get them.
         layers: Names of the layers.
-        ylabel: Of the axis: what the numbers are, and in which unit.
-        title: Of the figure.
+        ylabel: Label of the y axis: what the numbers are, and in which unit.
+        title: Title of the figure.
 
     Returns:
         A figure, 3.4 inches wide.
@@ -59,7 +61,8 @@ def smoothness(
         >>> [np.round(line.get_ydata(), 6).tolist() for line in figure.axes[0].lines]
         [[0.7, 0.3], [0.6, 0.3]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon and Ortega, "Representing deep neural networks latent space
+    geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
     layers = [str(layer) for layer in layers]
     if not layers:
@@ -86,25 +89,24 @@ def robustness(
     columns: int = 3,
     title: str | None = None,
 ) -> Figure:
-    """Accuracy against the severity of perturbations, by model.
+    """Accuracy against the severity of perturbations, as one curve per model.
 
-    The first severity is left, whether they grow or fall. Accuracies of several seeds are drawn as
-    their mean in a band of one standard deviation (of a sample) to either side.
+    The first severity is on the left, whether they rise or fall. Accuracies of several seeds are
+    drawn as their mean, in a band of one standard deviation (of a sample) to either side.
 
     Args:
-        results: A table of `keras_lgg.robustness.evaluate`, or several of them in one
-            (``pandas.concat``), in which the rows of one model, perturbation and severity are its
-            seeds: one plot a perturbation, with the accuracy on clean data at a place of its own.
+        results: A table from `keras_lgg.robustness.evaluate`, or several of them in one
+            (``pandas.concat``), in which rows with the same model, perturbation and severity are
+            seeds: it gives one plot per perturbation, with the accuracy on clean data set apart.
             Or a dict from the name of each model to accuracies in [0, 1], of shape
             ``(severities,)`` or ``(seeds, severities)``.
-        severities: Of a dict: numbers that differ.
-        xlabel: What the severities are, and in which unit; known by itself of the tables of this
-            package.
+        severities: With a dict: different numbers.
+        xlabel: What the severities are, and in which unit; known for the tables of this package.
         columns: Number of perturbations in a row.
-        title: Of the figure.
+        title: Title of the figure.
 
     Returns:
-        A figure of 3.4 inches for one perturbation, of 2.25 a column for several.
+        A figure, 3.4 inches wide for one perturbation, and 2.25 inches per column for several.
 
     Raises:
         ValueError: If an argument is not as above, or a seed lacks a severity.
@@ -152,18 +154,18 @@ def trade_off(
     mode: str = "max",
     title: str = "Trade-off",
 ) -> Figure:
-    """A metric against the weight of a penalty, one point a trial, as a tuner found them.
+    """A metric against the weight of a penalty, one point per trial, as a tuner found them.
 
-    The weights are on a logarithmic axis; 0, which has no place on it, is left of a break, and the
-    mean of the trials there is a dashed line.
+    The axis of the weights is logarithmic. A weight of 0, which has no place on it, is drawn left
+    of a break, and a dashed line shows the mean of the trials there.
 
     Args:
-        trials: List of dicts ``{"weights": {penalty: weight}, "metrics": {metric: value}}``, of
-            finite numbers; further keys are not looked at.
+        trials: List of dicts ``{"weights": {penalty: weight}, "metrics": {metric: value}}``, with
+            finite numbers; other keys are ignored.
         penalty: Name of the penalty.
         metric: Name of the metric.
-        mode: ``"max"`` or ``"min"``: which value is best.
-        title: Of the figure.
+        mode: Whether the best value is the largest, ``"max"``, or the smallest, ``"min"``.
+        title: Title of the figure.
 
     Returns:
         A figure, 3.4 inches wide.
@@ -219,7 +221,7 @@ class _Plot(NamedTuple):
     title: str | None
     xlabel: str
     severities: np.ndarray
-    names: list[str] | None  # of perturbations that have no severity
+    names: list[str] | None  # of perturbations without a severity
     runs: dict[str, np.ndarray]  # model -> (seeds, severities)
 
 
@@ -247,7 +249,7 @@ def _plots_of_table(table, xlabel):
 
     groups = {}
     for i, (perturbation, severity) in enumerate(cells):
-        # What has no severity is one place in a plot of all that has none.
+        # Each perturbation without a severity is one place in a plot of all of these.
         has_place = severity is not None or perturbation == CLEAN
         groups.setdefault(perturbation if has_place else None, []).append(i)
     clean = groups.pop(CLEAN, [])
@@ -278,7 +280,7 @@ def _cells(table):
     if "model" in table.columns:
         models = [str(name) for name in table["model"]]
         rows = list(zip(models, cells, table["accuracy"], strict=True))
-    else:  # of one model, perhaps beside a baseline
+    else:  # one model, perhaps beside a baseline
         named = [name for name in ("baseline", "accuracy") if name in table.columns]
         names = {"accuracy": "model", "baseline": "baseline"}
         rows = [(names[n], *row) for n in named for row in zip(cells, table[n], strict=True)]
@@ -324,7 +326,7 @@ def _runs(argument, values, count, what):
 
 
 def _numbers_of_trials(trials, key, name):
-    """A number of each trial, by its key and name."""
+    """A number of each trial, by its key and its name."""
     numbers = []
     for i, trial in enumerate(trials):
         known = trial.get(key) if isinstance(trial, Mapping) else None
@@ -358,7 +360,7 @@ def _draw_curves(axis, places, runs, *, joined=True):
 
 
 def _draw_plot(axis, plot, clean, width):
-    """One perturbation, on an axis of so many inches; returns the inches of its upright names."""
+    """Draw a perturbation on an axis ``width`` inches wide; return the inches of upright names."""
     places, texts = plot.severities, plot.names
     if texts is None:
         order = np.argsort(places, kind="stable")
@@ -413,7 +415,7 @@ def _weight_axis(axis, weights):
 
 
 def _finish(figure, axis, runs):
-    """The legend, which says what the bands are."""
+    """The legend, which explains the bands."""
     handles, names = axis.get_legend_handles_labels()
     by_name = dict(zip(names, handles, strict=True))
     seeds = {len(each) for each in runs}

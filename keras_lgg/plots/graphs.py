@@ -1,4 +1,4 @@
-"""Pictures of latent geometry graphs: as graphs, and as matrices."""
+"""Figures of latent geometry graphs: as graphs, and as matrices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from keras_lgg.graphs.pooling import check_pool
 from keras_lgg.plots import layouts, style
 from keras_lgg.relative.comparison import finite_rows
 from keras_lgg.training.taps import TappedModel
-from keras_lgg.types import Figure
+from keras_lgg.types import Figure, Samples
 
 # What the numbers of each metric are called.
 METRICS = {**{name: f"{name} similarity" for name in functions.METRICS}, "precomputed": "weight"}
@@ -23,7 +23,7 @@ EDGE = "#333333"
 
 def representations(
     model: keras.Model,
-    x: np.ndarray,
+    x: Samples,
     taps: Sequence[str],
     *,
     batch_size: int = 256,
@@ -32,11 +32,13 @@ def representations(
     """What some layers of a trained model make of samples, in inference mode.
 
     Args:
-        model: Any Keras model; of a `GeometryModel`, its ``base``.
+        model: Any Keras model; for a `GeometryModel`, pass its ``base``.
         x: Samples, as ``model.predict`` takes them.
         taps: Paths of layers, such as ``["block1", "backbone/block3"]``.
         batch_size: Number of samples at a time.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``; masked positions do not
+            count.
 
     Returns:
         Dict from each path to an array ``(n, ...)``, in the order of the paths.
@@ -82,29 +84,30 @@ def layer_graph(
     title: str = "Latent geometry graph",
     seed: int = 0,
 ) -> Figure:
-    """The latent geometry graph of one layer: samples by class, edges by weight.
+    """The latent geometry graph of one layer: samples coloured by class, edges shaded by weight.
 
-    The more alike two samples are, the less transparent is the edge between them; the legend has
-    the weights of the faintest and of the strongest edge. Negative similarities count as no edge.
+    The more similar two samples are, the more opaque the edge between them; the legend shows the
+    weights of the faintest and of the strongest edge. Negative similarities count as no edge.
 
     Args:
         x: Representations ``(n, ...)`` of at least 2 samples.
         labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which the
             largest entry counts; at most 56 classes.
-        layout: ``"spectral"``: the two smoothest signals on the graph of all pairs (Laplacian
-            eigenmaps); ``"pca"``: the principal components of ``x``; ``"tsne"``: t-SNE of ``x``,
-            with scikit-learn, of the extra ``manifolds``.
-        k: Number of the strongest edges of each node that are drawn (see
-            `keras_lgg.graphs.knn_mask`), or ``None`` for all. It does not move the nodes.
-        metric: See `keras_lgg.graphs.similarity`; or ``"precomputed"``, where ``x`` is a
-            symmetric adjacency ``(n, n)`` itself.
-        alpha: See `keras_lgg.graphs.similarity`.
+        layout: Where the nodes are. ``"spectral"``: at the two smoothest signals on the graph of
+            all pairs (Laplacian eigenmaps); ``"pca"``: at the principal components of ``x``;
+            ``"tsne"``: by t-SNE of ``x``, with scikit-learn, which the extra ``manifolds`` brings.
+        k: Number of strongest edges that are drawn for each node (by `keras_lgg.graphs.knn_mask`),
+            or ``None`` for all. It does not move the nodes.
+        metric: Similarity of two samples: ``"cosine"``, ``"rbf"`` (exp of minus ``alpha`` times the
+            squared distance) or ``"exponential"`` (exp of minus ``alpha`` times the distance); or
+            ``"precomputed"``, if ``x`` is itself a symmetric adjacency ``(n, n)``.
+        alpha: Positive number, the inverse length scale of ``"rbf"`` and ``"exponential"``.
         classes: Name of each class, by its index; by default the index.
-        title: Of the figure.
-        seed: Integer of at least 0, of t-SNE.
+        title: Title of the figure.
+        seed: Integer of at least 0, for t-SNE.
 
     Returns:
-        A figure, 3.4 inches wide. Positions are centred and have a mean square of 1.
+        A figure, 3.4 inches wide. Positions are centred, and their mean square is 1.
 
     Raises:
         ValueError: If an argument is not as above, or ``x`` has NaN or infinite values.
@@ -118,7 +121,10 @@ def layer_graph(
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['cat', 'dog', 'cosine 0.995']
 
-    Reference: Algorithms 14(2):39; Belkin and Niyogi, Neural Computation 15(6), 2003.
+    Reference: the graph: Lassance, Gripon and Ortega, "Representing deep neural networks latent
+    space geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343;
+    Laplacian eigenmaps: Belkin and Niyogi, "Laplacian eigenmaps for dimensionality reduction and
+    data representation", Neural Computation 15(6), 2003
     """
     return layer_graphs(
         {title: x},
@@ -148,24 +154,30 @@ def layer_graphs(
 ) -> Figure:
     """The latent geometry graphs of several layers, side by side.
 
-    Each layout is turned onto the one before, as well as an orthogonal matrix can, so that a
-    sample keeps its side from layer to layer. One scale of opacity serves all layers.
+    Each layout is rotated or mirrored to fit the one before as well as possible, so that a sample
+    keeps its place from layer to layer. The scale of opacity is the same for all layers.
 
     Args:
         representations: Dict from the name of each layer to its representations ``(n, ...)`` of
-            the same samples, such as `representations` gives.
-        labels: See `layer_graph`.
-        layout: See `layer_graph`.
-        k: See `layer_graph`.
-        metric: See `layer_graph`.
-        alpha: See `layer_graph`.
-        classes: See `layer_graph`.
+            the same samples, such as the function `representations` returns.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which the
+            largest entry counts; at most 56 classes.
+        layout: Where the nodes are: ``"spectral"`` (Laplacian eigenmaps of the graph of all pairs),
+            ``"pca"`` (principal components) or ``"tsne"`` (t-SNE, with scikit-learn, which the
+            extra ``manifolds`` brings).
+        k: Number of strongest edges that are drawn for each node (by `keras_lgg.graphs.knn_mask`),
+            or ``None`` for all. It does not move the nodes.
+        metric: Similarity of two samples: ``"cosine"``, ``"rbf"`` (exp of minus ``alpha`` times the
+            squared distance) or ``"exponential"`` (exp of minus ``alpha`` times the distance); or
+            ``"precomputed"``, if the representations are symmetric adjacencies ``(n, n)``.
+        alpha: Positive number, the inverse length scale of ``"rbf"`` and ``"exponential"``.
+        classes: Name of each class, by its index; by default the index.
         columns: Number of layers in a row.
-        title: Of the figure; by default there are only the names of the layers.
-        seed: See `layer_graph`.
+        title: Title of the figure; by default only the layers have names.
+        seed: Integer of at least 0, for t-SNE.
 
     Returns:
-        A figure of 2.25 inches a column, and of 3.4 at least.
+        A figure, 2.25 inches wide per column, and at least 3.4 inches.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -180,7 +192,8 @@ def layer_graphs(
         >>> [axis.get_title() for axis in figure.axes]
         ['block1', 'block2']
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon and Ortega, "Representing deep neural networks latent space
+    geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
     checks.check_choice("layout", layout, tuple(LAYOUTS))
     checks.check_choice("metric", metric, tuple(METRICS))
@@ -233,16 +246,21 @@ def similarity_matrix(
 ) -> Figure:
     """The similarities of all pairs of samples, sorted by class, as an image.
 
-    Lines part the classes; within a class the samples keep their order. The scale goes from 0 to 1,
-    or from -1 to 1 where a similarity is negative, so that figures can be compared.
+    Lines separate the classes; within a class the samples keep their order. The scale goes from 0
+    to 1, or from -1 to 1 if a similarity is negative, so that figures can be compared.
 
     Args:
-        x: See `layer_graph`.
-        labels: See `layer_graph`.
-        metric: See `layer_graph`; the scale of ``"precomputed"`` ends at the largest magnitude.
-        alpha: See `layer_graph`.
-        classes: See `layer_graph`. Names that have no room are left out.
-        title: Of the figure.
+        x: Representations ``(n, ...)`` of at least 2 samples.
+        labels: Integers ``(n,)`` or ``(n, 1)``, or one-hot or soft ``(n, c)`` of which the
+            largest entry counts; at most 56 classes.
+        metric: Similarity of two samples: ``"cosine"``, ``"rbf"`` (exp of minus ``alpha`` times the
+            squared distance) or ``"exponential"`` (exp of minus ``alpha`` times the distance); or
+            ``"precomputed"``, if ``x`` is itself a symmetric adjacency ``(n, n)``: the scale then
+            ends at the largest magnitude.
+        alpha: Positive number, the inverse length scale of ``"rbf"`` and ``"exponential"``.
+        classes: Name of each class, by its index; by default the index. Names without room are left
+            out.
+        title: Title of the figure.
 
     Returns:
         A figure, 3.4 inches wide.
@@ -259,7 +277,8 @@ def similarity_matrix(
         >>> figure.axes[0].images[0].get_array().tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon and Ortega, "Representing deep neural networks latent space
+    geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
     checks.check_choice("metric", metric, tuple(METRICS))
     rows = _rows("x", x)
@@ -270,7 +289,7 @@ def similarity_matrix(
     signed = matrix.min() < 0
 
     lines = [style.wrapped(name, 0.8, style.SMALL) for name in names]
-    # Of the image, in inches, beside names, labels and colour bar.
+    # The side of the image, in inches, beside names, labels and colour bar.
     side = 2.2 - max(style.text_width(text, style.SMALL) for text in lines)
     figure, ((axis,),) = style.empty_figure(1, 1, (style.COLUMN, side + 0.75))
     image = axis.imshow(
@@ -348,7 +367,7 @@ def _edge_handle(weight, scale):
 
 
 def _aligned_positions(layout, layers, weights, seed):
-    """Positions ``(n, 2)`` of the nodes of each layer, each turned onto the ones before."""
+    """Positions ``(n, 2)`` of the nodes of each layer, each rotated onto the ones before."""
     positions = []
     for rows, weight in zip(layers, weights, strict=True):
         if layout == "spectral":
@@ -365,7 +384,7 @@ def _weights(name, rows, metric, alpha):
 
 
 def _edges(weights, k):
-    """Pairs of nodes ``(e, 2)`` whose edge is drawn, and its weights ``(e,)``."""
+    """Pairs of nodes ``(e, 2)`` whose edge is drawn, and its weight ``(e,)``."""
     kept = weights > 0
     if k is not None:
         kept &= keras.ops.convert_to_numpy(graphs.knn_mask(weights, k=k))
@@ -374,12 +393,12 @@ def _edges(weights, k):
 
 
 def _similarity(name, rows, metric, alpha):
-    """Similarities ``(n, n)`` in float64, those of each sample to itself included."""
+    """Similarities ``(n, n)`` in float64, including those of each sample to itself."""
     if metric != "precomputed":
         found = graphs.similarity(rows, metric=metric, alpha=alpha)
         return keras.ops.convert_to_numpy(found).astype("float64")
     if rows.shape[0] != rows.shape[1] or not np.allclose(rows, rows.T, rtol=1e-4, atol=1e-6):
-        expected = "a symmetric adjacency (n, n), by metric='precomputed'"
+        expected = "a symmetric adjacency (n, n), with metric='precomputed'"
         raise checks.invalid(name, expected, f"an array of shape {rows.shape}")
     return rows
 
@@ -405,7 +424,7 @@ def _rows(argument, x):
 
 
 def _classes(labels, n, names):
-    """The class of each sample, counted from 0 among those present, and the names of these."""
+    """The class of each sample, numbered from 0 among those present, and their names."""
     found = classes_on_host(labels)
     if len(found) != n:
         raise checks.invalid("labels", f"one for each of the {n} samples", f"{len(found)} labels")

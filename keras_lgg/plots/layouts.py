@@ -1,4 +1,4 @@
-"""Positions of the nodes of a latent geometry graph in the plane, for pictures, in NumPy.
+"""Positions of the nodes of a latent geometry graph in the plane, for figures, in NumPy.
 
 [1] Belkin and Niyogi, "Laplacian eigenmaps for dimensionality reduction and data representation",
     Neural Computation 15(6), 2003.
@@ -13,16 +13,16 @@ from keras_lgg import checks
 
 
 def spectral(weights):
-    """Laplacian eigenmaps [1]: the smoothest two signals on a graph, as coordinates.
+    """Laplacian eigenmaps [1]: the two smoothest signals on a graph, as coordinates.
 
-    These are the solutions of ``L y = λ D y`` of the smallest λ, but for the constant one. A node
-    without edges has no place of its own and gets the mean of the others.
+    These are the solutions of ``L y = λ D y`` with the smallest λ, without the constant one. A node
+    without edges has no place of its own, and gets the mean of the others.
 
     Args:
         weights: Symmetric array ``(n, n)``, at least 0, with a zero diagonal.
 
     Returns:
-        Array ``(n, 2)``, centred, of a mean square of 1.
+        Array ``(n, 2)``, centred, with a mean square of 1.
 
     Example:
         >>> import numpy as np
@@ -39,8 +39,8 @@ def spectral(weights):
         root = np.sqrt(degree[connected])
         constant = root / np.linalg.norm(root)
         weights = weights[np.ix_(connected, connected)] / np.outer(root, root)
-        # The eigenvalues lie in [0, 2]; that of the constant becomes the last. So the others are
-        # the same vectors where the graph falls apart, and several eigenvalues are 0.
+        # The eigenvalues lie in [0, 2]; that of the constant becomes the last. So the other
+        # vectors stay right if the graph is not connected, and several eigenvalues are 0.
         laplacian = np.eye(len(root)) - weights + 3 * np.outer(constant, constant)
         axes = np.linalg.eigh(laplacian)[1][:, : min(2, len(root) - 1)]
         positions[connected, : axes.shape[1]] = axes / root[:, None]
@@ -55,7 +55,7 @@ def principal(rows):
         rows: Array ``(n, d)``.
 
     Returns:
-        Array ``(n, 2)``, centred, of a mean square of 1.
+        Array ``(n, 2)``, centred, with a mean square of 1.
 
     Example:
         >>> import numpy as np
@@ -70,9 +70,9 @@ def principal(rows):
 
 
 def tsne(rows, seed):
-    """t-SNE [2] of scikit-learn, for rows ``(n, d)``; the form is that of `principal`."""
+    """t-SNE [2] by scikit-learn, for rows ``(n, d)``; returns what `principal` returns."""
     embedding = checks.require("sklearn.manifold", "manifolds").TSNE(
-        # From a drawn start: PCA would refuse fewer than two features.
+        # A random start: PCA would refuse fewer than two features.
         perplexity=min(30, (len(rows) - 1) / 3),
         init="random",
         random_state=seed,
@@ -82,7 +82,7 @@ def tsne(rows, seed):
 
 
 def turned(positions, target):
-    """Positions ``(n, 2)`` turned or mirrored to lie as near as they can to others [3].
+    """Positions ``(n, 2)``, rotated or mirrored to lie as near to others as possible [3].
 
     Example:
         >>> import numpy as np
@@ -96,7 +96,7 @@ def turned(positions, target):
 
 
 def _with_signs(positions):
-    """The same up to the signs of the axes, which are arbitrary: the largest entry is positive."""
+    """The same, with the arbitrary signs of the axes chosen: the largest entry is positive."""
     largest = np.take_along_axis(positions, np.abs(positions).argmax(axis=0)[None], axis=0)
     return positions * np.where(largest < 0, -1, 1)
 

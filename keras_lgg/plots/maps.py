@@ -1,4 +1,4 @@
-"""The picture of all layers of one network against all layers of another."""
+"""The figure of all layers of one network against all layers of another."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from keras_lgg.plots import style
 from keras_lgg.relative.similarity_maps import SimilarityMap
 from keras_lgg.types import Figure
 
-# Where the scale of a measure ends; of others, where its values do.
+# The ends of the scale of a measure; for others, the ends of its values.
 SCALES = {
     "linear_cka": (0, 1),
     "debiased_cka": (0, 1),
@@ -31,20 +31,20 @@ def similarity_map(
     title: str = "Similarity of the layers",
     names: Sequence[str] = ("layers of a", "layers of b"),
 ) -> Figure:
-    """How alike every layer of one network is to every layer of another, as an image.
+    """How similar every layer of one network is to every layer of another, as an image.
 
     The first layers are at the bottom and on the left. The scale is that of the measure, so that
-    figures can be compared: from 0 to 1, of ``"rsa"`` from -1, of ``"procrustes_distance"`` to √2;
-    what chance puts below 0 is drawn as 0. Of a function of one's own it ends where the values do.
-    What is NaN is gray.
+    figures can be compared: from 0 to 1; for ``"rsa"`` from -1 to 1; for ``"procrustes_distance"``
+    from 0 to √2. Values that are below 0 by chance are drawn as 0. For a function of your own, the
+    scale ends at its smallest and largest value. NaN is gray.
 
     Args:
-        found: What `keras_lgg.relative.similarity_map` gave.
-        title: Of the figure.
-        names: What stands at the y axis, the rows of the matrix, and at the x axis.
+        found: What `keras_lgg.relative.similarity_map` returned.
+        title: Title of the figure.
+        names: Labels of the y axis, for the rows of the matrix, and of the x axis.
 
     Returns:
-        A figure, 3.4 inches wide. Names of layers that have no room are left out.
+        A figure, 3.4 inches wide. Names of layers without room are left out.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -59,13 +59,14 @@ def similarity_map(
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['h1', 'h2']
 
-    Reference: Kornblith et al., arXiv 1905.00414
+    Reference: Kornblith et al., "Similarity of neural network representations revisited", ICML
+    2019, https://arxiv.org/abs/1905.00414
     """
     _check(found, names)
     low, high = _scale(found)
     rows, columns = found.matrix.shape
     lines = [style.wrapped(name, 0.9, style.SMALL) for name in found.layers_a]
-    # Of the image, in inches, beside names, labels and colour bar.
+    # The side of the image, in inches, beside names, labels and colour bar.
     side = 2.2 - max(style.text_width(line, style.SMALL) for line in lines)
     height = side * min(max(rows / columns, 0.25), 2)
     figure, ((axis,),) = style.empty_figure(1, 1, (style.COLUMN, height + 0.75))
@@ -92,10 +93,10 @@ def similarity_map(
 
 def _check(found, names):
     if not isinstance(found, SimilarityMap):
-        expected = "what lgg.relative.similarity_map gave"
+        expected = "what lgg.relative.similarity_map returned"
         raise checks.invalid("found", expected, type(found).__name__)
     if isinstance(names, str) or len(names) != 2:
-        raise checks.invalid("names", "a pair of names of the two networks", repr(names))
+        raise checks.invalid("names", "a pair of names for the two networks", repr(names))
 
 
 def _scale(found):

@@ -1,7 +1,6 @@
-"""The picture of what queries found: each with its nearest keys."""
+"""The figure of what queries found: each with its nearest keys."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,9 @@ from keras_lgg.plots import style
 from keras_lgg.types import ArrayLike, Figure
 
 FORMS = "images (n, height, width) or (n, height, width, 1, 3 or 4), or a list of texts"
-# Inches: of an image, of a text, between two cells, between a query and its keys.
+# Inches: side of an image, size of a text, gap between two cells, and between a query and its keys.
 SIDE, TEXT, GAP, AFTER_QUERY = 0.48, (1.5, 0.62), 0.06, 0.2
-LINES = 4  # of a text; what is longer is cut
+LINES = 4  # of a text; longer ones are cut
 # Colour, line and mark of a key that is relevant, and of one that is not.
 HIT, MISS = ("#009E73", "-", "✓"), ("#D55E00", (0, (2, 1)), "✗")
 
@@ -21,30 +20,30 @@ HIT, MISS = ("#009E73", "-", "✓"), ("#D55E00", (0, (2, 1)), "✗")
 @style.styled
 def neighbours(
     found: ArrayLike,
-    queries: Any,
+    queries: ArrayLike | Sequence[str],
     *,
-    keys: Any = None,
+    keys: ArrayLike | Sequence[str] | None = None,
     hits: ArrayLike | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Queries and the keys that they found: a row each, the query first, then the nearest key on.
+    """Queries and the keys that they found: one row per query, followed by its keys, nearest first.
 
-    Keys that are relevant to the query have a green frame and a check, others a red one, dashed,
-    and a cross.
+    Keys that are relevant to the query have a green frame and a check mark, others a red, dashed
+    frame and a cross.
 
     Args:
         found: Indices ``(n, k)`` of keys, the nearest first, as `keras_lgg.retrieval.neighbours`
-            gives: of as many queries as the figure shall show.
-        queries: The n queries: images ``(n, height, width)`` or with channels, of uint8 or of
-            floats in [0, 1]; or a list of texts, of which what is longer than 4 lines is cut.
-        keys: All keys, as images or texts; ``None`` where the queries were searched among
-            themselves: then ``queries`` are all samples, and the first n of them the queries.
-        hits: Whether each key is relevant, ``(n, k)`` of booleans, such as
+            returns them, with one row for each query to show.
+        queries: The n queries: images ``(n, height, width)``, with or without channels, of uint8 or
+            of floats in [0, 1]; or a list of texts, which are cut after 4 lines.
+        keys: All keys, as images or texts; ``None`` if the queries were searched among themselves:
+            ``queries`` are then all samples, of which the first n are the queries.
+        hits: Whether each key is relevant, booleans ``(n, k)``, such as
             ``labels[found] == labels[:n, None]``; ``None`` draws no frames.
-        title: Of the figure.
+        title: Title of the figure.
 
     Returns:
-        A figure, which is wider than a column where the cells need it.
+        A figure, wider than a column if the cells need it.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -91,7 +90,7 @@ def neighbours(
 
 
 class _Cells:
-    """Images or texts, which are drawn one at a time."""
+    """Images or texts, drawn one at a time."""
 
     def __init__(self, argument, given):
         self._texts = _texts(given)
@@ -120,7 +119,7 @@ class _Cells:
 
 
 def _texts(given):
-    """A list of texts, or None where these are none."""
+    """A list of texts, or None if these are none."""
     if isinstance(given, np.ndarray) and given.dtype.kind in "UO":
         given = given.tolist()
     if isinstance(given, Sequence) and all(isinstance(x, str | bytes) for x in given):

@@ -1,6 +1,6 @@
 """The style of the package's figures, and what all of them need; they load matplotlib.
 
-Figures belong to no window: whoever gets one saves or shows it. They are as wide as a column of a
+Figures belong to no window: the caller saves or shows them. They are as wide as a column of a
 paper, and grow in height with their legends and long names.
 """
 
@@ -14,17 +14,17 @@ import numpy as np
 
 from keras_lgg import checks
 
-# The colours of Okabe and Ito, which colour-blind readers can tell apart.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-# One more than there are colours: cycled together, no pair comes again before the 57th.
+# One more than there are colours: cycled together, no pair repeats before the 57th.
 MARKERS = "osD^vPX*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 GRAY = "#777777"
 COLUMN = 3.4  # inches, the width of a column of a paper
-PANEL = 2.25  # and of each of several plots side by side
-SMALL = 7  # points, of ticks and legends
-AXIS = 2.35  # inches, about, of the x axis of a figure of one column
-LINE = 0.13  # inches, of a line of them
+PANEL = 2.25  # inches, the width of each of several plots side by side
+SMALL = 7  # points, the size of ticks and legends
+AXIS = 2.35  # inches, roughly, the x axis of a figure of one column
+LINE = 0.13  # inches, a line of text of the small size
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -41,24 +41,24 @@ STYLE = {
 
 
 def styled(draw):
-    """A function that draws in the package's style, whatever the user's own is."""
+    """Make a function draw in the package's style, whatever the user's own is."""
 
     @functools.wraps(draw)
     def in_style(*args, **kwargs):
         checks.require("matplotlib", "plots")
         with checks.require("matplotlib.style", "plots").context(["default", STYLE]):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # makes the ticks, which would take the user's style
+            figure.draw_without_rendering()  # makes the ticks, before the user's style is back
         return figure
 
     return in_style
 
 
 def empty_figure(rows, columns, size, **kwargs):
-    """A figure of so many inches, which belongs to no window, and its axes ``(rows, columns)``."""
+    """A figure, its size in inches, that belongs to no window, and its axes ``(rows, columns)``."""
     figures = checks.require("matplotlib.figure", "plots")
     figure = figures.Figure(size, layout="constrained")
-    # Notebooks would show it as text until something calls pyplot.
+    # Without this, notebooks would show it as text until something calls pyplot.
     figure._repr_png_ = functools.partial(_png, figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
@@ -70,13 +70,13 @@ def _png(figure):
 
 
 def grid(count, columns):
-    """Rows and columns, so many at most, that leave the fewest places empty."""
+    """Rows and columns, of these at most ``columns``, that leave the fewest places empty."""
     rows = math.ceil(count / columns)
     return rows, math.ceil(count / rows)
 
 
 def looks(count):
-    """Colour, marker and line of each of so many things."""
+    """Colour, marker and line of each of ``count`` things."""
     cycles = (itertools.cycle(each) for each in (COLORS, MARKERS, LINES))
     return list(itertools.islice(zip(*cycles, strict=False), count))
 
@@ -103,7 +103,7 @@ def legend_below(figure, handles, labels, *, title=None):
 
 
 def finish_grid(figure, axes, count, title):
-    """No axes beyond so many, and a title of the whole figure, if there is one."""
+    """Remove the axes beyond ``count``, and add a title of the whole figure, if there is one."""
     for axis in axes.flat[count:]:
         axis.remove()
     if title is not None:
@@ -113,22 +113,22 @@ def finish_grid(figure, axes, count, title):
 
 
 def heighten(figure, inches):
-    """More height for what stands around the axes."""
+    """Add height for what stands around the axes."""
     figure.set_figheight(figure.get_figheight() + inches)
 
 
 def name_places(axis, places, names, width):
-    """Ticks with names on the x axis, so many inches wide: in one line, in several, or upright.
+    """Ticks with names on an x axis of ``width`` inches: in one line, in several, or upright.
 
     Returns:
-        The inches that the names are higher than a line.
+        By how many inches the names are higher than one line.
     """
     names = [str(name) for name in names]
     low, high = sorted(axis.get_xlim())
     inches = np.asarray(places, "float64") * width / (high - low)
     gaps = np.abs(np.diff(inches))
     widths = np.array([text_width(name, SMALL) for name in names])
-    # What sticks out on the left would come into the label of the y axis.
+    # What sticks out on the left would overlap the label of the y axis.
     sides = 2 * (0.25 + inches.min() - low * width / (high - low))
     if widths[0] < sides and (widths[:-1] + widths[1:] < 1.6 * gaps).all():
         axis.set_xticks(places, names)
@@ -146,7 +146,7 @@ def name_places(axis, places, names, width):
 
 
 def mark_break(axis, low, high):
-    """The mark of an axis that is interrupted, from one number to another."""
+    """The mark of an interrupted axis, from one number to another."""
     style = {"transform": axis.get_xaxis_transform(), "clip_on": False, "zorder": 3}
     axis.plot([low, high], [0, 0], color="white", linewidth=2, label="_", **style)
     marker = {"marker": [(-1, -2), (1, 2)], "markersize": 7, "markeredgewidth": 0.8}
@@ -162,7 +162,7 @@ def text_width(text, points):
 
 
 def wrapped(text, width, points):
-    """The text in lines of so many inches at most, broken behind spaces or ``/ _ , -``."""
+    """The text in lines of at most ``width`` inches, broken after spaces or ``/ _ , -``."""
     lines = [""]
     for piece in _pieces(str(text)):
         if lines[-1] and text_width(lines[-1] + piece.rstrip(), points) > width:
@@ -179,7 +179,7 @@ def _pieces(text):
 
 
 def apart(places, distance):
-    """Indices of places of which each is at least so far from the one kept before."""
+    """Indices of places, each at least ``distance`` from the one kept before."""
     kept = []
     for i in np.argsort(places, kind="stable"):
         if not kept or places[i] - places[kept[-1]] >= distance:

@@ -1,7 +1,7 @@
-"""Relative representations: a sample described by its similarities to fixed anchors.
+"""Relative representations: each sample is described by its similarities to fixed anchors.
 
-Codes that do not change when a space is turned or scaled let encoders and decoders that were
-trained apart understand each other::
+Codes that do not change when a space is rotated or scaled let encoders and decoders that were
+trained apart work together::
 
     from keras_lgg import layers, relative
 
@@ -10,7 +10,7 @@ trained apart understand each other::
     ...
     model = relative.stitch(encoder_of_one, decoder_of_the_other)
 
-How alike two spaces, or all layers of two networks, are::
+How similar two spaces are, or all layers of two networks::
 
     relative.debiased_cka(encoder_of_one.predict(x), encoder_of_the_other.predict(x))
     relative.similarity_map(one, other, x).matrix

@@ -1,4 +1,4 @@
-"""Choice of the anchors of relative representations: samples of the training set, as indices.
+"""Choosing the anchors of relative representations: samples of the training set, as indices.
 
 [1] Moschella et al., "Relative representations enable zero-shot latent space communication",
     arXiv 2209.15430.
@@ -7,7 +7,6 @@
 import itertools
 import numbers
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,9 @@ from keras_lgg import checks
 from keras_lgg.graphs.labels import classes_on_host
 from keras_lgg.relative import structures
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, row_blocks, unit_rows
-from keras_lgg.types import ArrayLike
+from keras_lgg.types import ArrayLike, Samples
 
-# The option that a method needs, which no other one takes.
+# The option that each method needs; no other method takes it.
 OPTIONS = {
     "uniform": None,
     "stratified": "labels",
@@ -27,11 +26,11 @@ OPTIONS = {
     "best_aligned": "other",
 }
 METHODS = tuple(OPTIONS)
-BY_DIRECTION = ("fps", "kmeans", "best_aligned")  # what looks at more of the samples than n
+BY_DIRECTION = ("fps", "kmeans", "best_aligned")  # these look at more of the samples than n
 
 
 def select_anchors(
-    x: Any,
+    x: Samples,
     k: int,
     *,
     method: str = "uniform",
@@ -40,51 +39,65 @@ def select_anchors(
     other: ArrayLike | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Indices of k samples to serve as anchors.
+    r"""Choose k samples to serve as anchors, and return their indices.
 
-    The order of the anchors is that of the axes of the relative codes: models that are to share
-    codes must use one list of anchors. Select once, in one space or in none, and index the inputs
+    The order of the anchors is the order of the axes of the relative codes, so models that are to
+    share codes must use the same list. Select once, in one space or in none, and index the inputs
     of every model with the result. Pairs, such as sentences and their translations, are selected
-    as one: ``select_anchors((english, hindi), k)``.
+    together: ``select_anchors((english, hindi), k)``.
 
     The methods are
 
     * ``"uniform"``: at random;
-    * ``"stratified"``: at random, from one class after the other in turns, so that the classes
-      have as many anchors each, or one more, unless a class has no more samples;
-    * ``"fps"``: farthest point sampling, from a random start ever the sample that is farthest
+    * ``"stratified"``: at random, taking a sample from each class in turn, so that the classes have
+      equally many anchors, or one more, unless a class runs out of samples;
+    * ``"fps"``: farthest point sampling: from a random start, always the sample that is farthest
       from its nearest anchor;
-    * ``"kmeans"``: the sample of the largest cosine to the centre of each of k clusters; the next
-      one where it is an anchor already;
-    * ``"top_n"``: at random among the first samples, as of words ordered by frequency;
-    * ``"best_aligned"``: the samples whose distances to all others are most alike in two spaces.
+    * ``"kmeans"``: for each of k clusters, the sample with the largest cosine to the centre, or the
+      next one if that is an anchor already;
+    * ``"top_n"``: at random among the first samples, as for words ordered by frequency;
+    * ``"best_aligned"``: the samples whose distances to all others agree best in two spaces.
 
-    All but the random ones look at the directions of the samples alone: rows are divided by their
-    L2 norms first.
+    All but the random methods look only at the directions :math:`u_i = x_i / \|x_i\|` of the
+    samples. After the anchors :math:`a_1, \dots, a_j`, ``"fps"`` takes the sample
+
+    .. math::
+
+        a_{j+1} = \arg\max_i \min_{l \le j} \|u_i - u_{a_l}\| ,
+
+    and ``"best_aligned"`` takes the k samples with the smallest
+
+    .. math::
+
+        \left\| \frac{\delta_i}{\|\delta_i\|} - \frac{\delta'_i}{\|\delta'_i\|} \right\| ,
+
+    where :math:`\delta_i` and :math:`\delta'_i` are the distances of :math:`u_i` to all samples, in
+    the one space and in the other.
 
     Args:
-        x: Array of shape ``(n, ...)``, one row a sample, of the training set: inputs, or their
-            representations, which ``"fps"``, ``"kmeans"`` and ``"best_aligned"`` should get. The
-            other methods use nothing of it but n: for them it may hold strings, or be a dict,
-            tuple or list of arrays, the inputs of a model or of several, with n rows each. Rows
-            are flattened.
+        x: Samples of the training set, one row per sample: inputs ``(n, ...)`` or, for ``"fps"``,
+            ``"kmeans"`` and ``"best_aligned"``, preferably their representations, which are
+            flattened. The other methods use only n, so ``x`` may hold strings, or be a dict, tuple
+            or list of arrays with n rows each: the inputs of one model or of several.
         k: Number of anchors, from 2 to n.
-        method: One of the names above.
-        labels: Of ``"stratified"``: integers of shape ``(n,)`` or ``(n, 1)``, or one-hot or soft
+        method: ``"uniform"``, ``"stratified"``, ``"fps"``, ``"kmeans"``, ``"top_n"`` or
+            ``"best_aligned"``, as above.
+        labels: For ``"stratified"``: integers of shape ``(n,)`` or ``(n, 1)``, or one-hot or soft
             labels of shape ``(n, c)``, of which the largest counts.
-        first: Of ``"top_n"``: the number of samples to choose among, from k to n.
-        other: Of ``"best_aligned"``: array of shape ``(n, ...)``, the same samples in the other
+        first: For ``"top_n"``: the number of samples to choose among, from k to n.
+        other: For ``"best_aligned"``: array of shape ``(n, ...)``, the same samples in the other
             space, of any width.
-        seed: Integer of at least 0. Without effect on ``"best_aligned"``, which draws nothing.
+        seed: Integer of at least 0. It has no effect on ``"best_aligned"``, which draws nothing.
 
     Returns:
         NumPy array of shape ``(k,)``, int64: different indices in ascending order.
 
     Raises:
-        ValueError: If an argument is not as above, the arrays of ``x`` are of different numbers of
-            samples, an option is missing that the method needs, or one is given that it does not
+        ValueError: If an argument is not as above, the arrays of ``x`` have different numbers of
+            samples, the option that the method needs is missing, or one is given that it does not
             use.
-        ImportError: If scikit-learn, from the extra ``relative``, is missing for ``"kmeans"``.
+        ImportError: If ``"kmeans"`` does not find scikit-learn, which the extra ``relative``
+            brings.
 
     Example:
         >>> import numpy as np
@@ -100,7 +113,8 @@ def select_anchors(
         >>> german[select_anchors((english, german), 2)].tolist()
         ['Katze', 'Kuh']
 
-    Reference: [1].
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430
     """
     n = structures.sample_count("x", x)
     checks.check_choice("method", method, METHODS)
@@ -110,7 +124,7 @@ def select_anchors(
     _check_integer("seed", seed, 0)
     _check_options(method, {"labels": labels, "first": first, "other": other})
     if method in BY_DIRECTION and (structures.is_structure(x) or structures.is_text(x)):
-        expected = f"real numbers with method={method!r}, such as encoder.predict(x) gives"
+        expected = f"real numbers with method={method!r}, such as encoder.predict(x) returns"
         received = "several inputs" if structures.is_structure(x) else f"strings, {x.dtype}"
         raise checks.invalid("x", expected, received)
     rng = np.random.default_rng(seed)
@@ -135,7 +149,7 @@ def _check_integer(argument, value, smallest):
 
 
 def _check_options(method, options):
-    """Raise unless the one option that the method needs is given, and no other."""
+    """Raise unless the option that the method needs is given, and no other."""
     needed = OPTIONS[method]
     for name, value in options.items():
         if name == needed and value is None:
@@ -161,7 +175,7 @@ def _class_numbers(n, labels):
 
 
 def _in_turns(classes, k, rng):
-    """The first k samples, where the classes, in a random order, give one in turn."""
+    """The first k samples when the classes, in a random order, take turns."""
     shuffled = rng.permutation(len(classes))
     queues = [shuffled[classes[shuffled] == c] for c in rng.permutation(classes.max() + 1)]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
@@ -181,8 +195,8 @@ def _farthest(u, k, rng):
 
 
 def _first_of_largest(values):
-    """Index of the largest value, of equal ones the first; rounding does not tell them apart."""
-    # Both samples of a cluster of two, for one, are equally near to its centre.
+    """Index of the largest value, the first of equal ones; rounding does not tell them apart."""
+    # The two samples of a cluster of two, for example, are equally near to its centre.
     margin = ROUNDING * np.finfo(values.dtype).eps
     return int(np.argmax(values >= np.max(values) - margin))
 
@@ -191,14 +205,14 @@ def _nearest_to_centres(u, k, seed):
     cluster = checks.require("sklearn.cluster", "relative")
     exceptions = checks.require("sklearn.exceptions", "relative")
     with warnings.catch_warnings():
-        # Of duplicates, a few clusters get the same centre; its next nearest samples serve then.
+        # With duplicates, some clusters get the same centre: its next nearest samples are taken.
         warnings.filterwarnings(
             "ignore", "Number of distinct clusters", exceptions.ConvergenceWarning
         )
         centres = cluster.KMeans(k, n_init=1, random_state=seed).fit(u).cluster_centers_
     chosen = []
     for centre in centres:
-        similarity = u @ centre  # the cosine up to the length of the centre
+        similarity = u @ centre  # the cosine times the length of the centre
         similarity[chosen] = -np.inf
         chosen.append(_first_of_largest(similarity))
     return chosen

@@ -1,7 +1,7 @@
-"""How alike two latent spaces of the same samples are, in NumPy.
+"""How similar two latent spaces of the same samples are, in NumPy.
 
-    compare_spaces(a, b)   neighbours, ranks and cosines, of equal widths, and kernel alignment
-    linear_cka(a, b)       kernel alignment alone, of any two widths
+    compare_spaces(a, b)   neighbours, ranks and cosines (equal widths only), and linear_cka
+    linear_cka(a, b)       kernel alignment, of any two widths
 
 [1] Moschella et al., "Relative representations enable zero-shot latent space communication",
     arXiv 2209.15430.
@@ -17,46 +17,54 @@ from keras_lgg.graphs.arrays import host_array
 from keras_lgg.graphs.pairs import rows_of_block
 from keras_lgg.types import ArrayLike
 
-# Cosines of unit rows that differ by less, in units of the machine epsilon, are taken for equal:
-# a matrix product rounds the same pair of rows differently from place to place, measured up to
-# 10.5 epsilons for widths from 3 to 4097.
+# Cosines of unit rows that differ by less, in units of the machine epsilon, count as equal: a
+# matrix product rounds the same pair of rows differently from place to place, by up to 10.5
+# epsilons as measured for widths from 3 to 4097.
 ROUNDING = 16
 
 
 def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, float]:
-    """How alike two spaces are, as their own samples see it.
+    r"""How well two spaces with the same axes agree, sample by sample.
 
-    Row i of one space and row i of the other stand for the same sample. The neighbours of a row
-    are the k rows of ``b`` of the largest cosine, so that ``b`` is where both are looked up; the
-    row of the sample itself is one of them. Swapped, ``a`` and ``b`` give other values of all but
-    ``cosine`` and ``linear_cka``.
+    Row i of one space and row i of the other stand for the same sample. Samples of both spaces are
+    looked up in ``b``: :math:`N_k(v)` are the k rows of ``b`` with the largest cosine to a vector
+    v, among them the sample itself. With :math:`a_i` and :math:`b_i` the rows of the n samples,
 
-    Two spaces that were trained apart have axes of their own, and nothing in common by these
-    numbers but ``linear_cka``. Compare their relative codes, on the same anchors; or take a
-    measure that does not mind a rotation, such as `debiased_cka` or `neighbour_jaccard`.
+    .. math::
+
+        \text{jaccard@}k = \frac{1}{n} \sum_i
+        \frac{|N_k(b_i) \cap N_k(a_i)|}{|N_k(b_i) \cup N_k(a_i)|}, \qquad
+        \text{mrr} = \frac{1}{n} \sum_i \frac{1}{\rho_i}, \qquad
+        \rho_i = 1 + |\{j : \cos(a_i, b_j) > \cos(a_i, b_i)\}|
+
+    Swapping ``a`` and ``b`` changes all values but ``cosine`` and ``linear_cka``.
+
+    Two spaces that were trained apart have different axes, so these numbers, ``linear_cka``
+    excepted, find nothing in common. Compare their relative codes on the same anchors instead, or
+    take a measure that ignores rotations, such as `debiased_cka` or `neighbour_jaccard`.
 
     Args:
-        a: Array of shape ``(n, ...)``, one row a sample, of floats or integers.
-        b: Likewise, with as many samples. The work is done in float64 where one of them is
-            float64, else in float32; rows are flattened. A row of one space is looked up in the
-            other by its coordinates, so that all but ``linear_cka`` is NaN where the widths
+        a: Array of shape ``(n, ...)``, one row per sample, of floats or integers.
+        b: The same samples in the other space, likewise. The work is done in float64 if either
+            array is float64, else in float32; rows are flattened. A row of one space is looked up
+            in the other by its coordinates, so all values but ``linear_cka`` are NaN if the widths
             differ.
         k: Number of neighbours, at most n.
 
     Returns:
         Dict of floats; for k = 10 the keys are
 
-        * ``"jaccard@10"``: mean over the samples of intersection over union of the neighbours of
-          row i of ``b`` and those of row i of ``a``. Where several rows tie for the last place,
-          which of them is in is arbitrary;
-        * ``"mrr"``: mean of 1 / rank, the rank being 1 plus the number of rows of ``b`` that have
-          a larger cosine to row i of ``a`` than row i of ``b`` has, by more than the rounding;
-        * ``"mrr@10"``: the same with 0 in place of 1 / rank where the rank is above 10;
+        * ``"jaccard@10"``: intersection over union of the neighbours of row i of ``b`` and those of
+          row i of ``a``, averaged over the samples. If several rows tie for the last place, it is
+          arbitrary which of them gets it;
+        * ``"mrr"``: mean of 1 / rank. The rank is 1 plus the number of rows of ``b`` that have a
+          larger cosine to row i of ``a`` than row i of ``b`` has, by more than rounding;
+        * ``"mrr@10"``: the same, with 0 in place of 1 / rank if the rank is above 10;
         * ``"cosine"``: mean cosine of row i of ``a`` and row i of ``b``;
-        * ``"linear_cka"``: see `linear_cka`.
+        * ``"linear_cka"``: centred kernel alignment, as by `linear_cka`.
 
         All are 1 for equal spaces. A row of zeros has cosine 0 with every row, which lowers
-        ``cosine``; in ``a``, its rank is 1, as all rows of ``b`` tie.
+        ``cosine``; in ``a``, its rank is 1, since all rows of ``b`` tie.
 
     Raises:
         ValueError: If the spaces differ in length, a space has NaN or infinite values or the same
@@ -74,7 +82,10 @@ def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, floa
         >>> round(found["mrr"], 1), round(found["linear_cka"], 6)
         (0.0, 1.0)
 
-    Reference: [1]; the alignment is of [2].
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430; the alignment: Kornblith et al.,
+    "Similarity of neural network representations revisited", ICML 2019,
+    https://arxiv.org/abs/1905.00414
     """
     rows_a, rows_b = paired_rows(a, b)
     n = len(rows_a)
@@ -85,21 +96,26 @@ def compare_spaces(a: ArrayLike, b: ArrayLike, *, k: int = 10) -> dict[str, floa
 
 
 def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
-    """Centred kernel alignment of two spaces of any widths, with linear kernels.
+    r"""Linear CKA: centred kernel alignment of two spaces of any widths, with linear kernels.
 
-    ``|B^T A|² / (|A^T A| |B^T B|)`` of the centred spaces, in Frobenius norms and in float64.
-    It does not change when a space is rotated, shifted or scaled as a whole.
+    With A and B the centred spaces, one row per sample, it is
 
-    It is biased: spaces that have nothing in common are the more alike the fewer the samples. Of
-    independent normals of width 64 it is 0.67 for n = 32, 0.20 for n = 256 and 0.03 for n = 2048.
-    `debiased_cka` is 0 for them on average, whatever n is.
+    .. math::
+
+        \frac{\|B^\top A\|_F^2}{\|A^\top A\|_F \, \|B^\top B\|_F} ,
+
+    computed in float64. It does not change when a space is rotated, shifted or scaled as a whole.
+
+    It is biased: the fewer the samples, the more similar two unrelated spaces appear. For
+    independent normal samples of width 64 it is 0.67 at n = 32, 0.20 at n = 256 and 0.03 at
+    n = 2048. `debiased_cka` is 0 for them on average, whatever n is.
 
     Args:
-        a: Array of shape ``(n, ...)``, one row a sample, of floats or integers.
+        a: Array of shape ``(n, ...)``, one row per sample, of floats or integers.
         b: Array of shape ``(n, ...)``, the same samples in another space.
 
     Returns:
-        A float in [0, 1]; 1 where one space is a rotated and scaled copy of the other.
+        A float in [0, 1]; 1 if one space is a rotated and scaled copy of the other.
 
     Raises:
         ValueError: If the spaces differ in length, or one of them has NaN or infinite values or
@@ -113,23 +129,24 @@ def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
         >>> round(linear_cka(a, wider), 6)
         1.0
 
-    Reference: [2].
+    Reference: Kornblith et al., "Similarity of neural network representations revisited", ICML
+    2019, https://arxiv.org/abs/1905.00414
     """
     return _aligned(*paired_rows(a, b))
 
 
 def finite_rows(argument, x, dtype=None):
-    """Samples ``(n, ...)`` as rows ``(n, d)``, all finite: float64 if they are, else float32.
+    """Samples ``(n, ...)`` as finite rows ``(n, d)``, float64 if they are float64, else float32.
 
     Args:
         argument: Name of the argument, for the errors.
         x: Array of shape ``(n, ...)``.
-        dtype: That of the rows, where it is not up to ``x``.
+        dtype: Dtype of the rows; ``None`` derives it from ``x`` as above.
     """
     x = host_array(argument, x, "real numbers")
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise checks.invalid(
-            argument, "an array of shape (n, ...), one row of features a sample", f"shape {x.shape}"
+            argument, "an array of shape (n, ...), one row per sample", f"shape {x.shape}"
         )
     if not np.can_cast(x.dtype, "float32", "same_kind"):
         raise checks.invalid(argument, "real numbers", f"an array of {x.dtype}")
@@ -146,20 +163,20 @@ def finite_rows(argument, x, dtype=None):
 
 def unit_rows(x):
     """Rows divided by their L2 norms; rows of zeros stay zeros."""
-    # By the largest entry first: squares of very large or small ones would over- or underflow.
+    # First by the largest entry: squares of very large or small ones would over- or underflow.
     peak = np.max(np.abs(x), axis=1, keepdims=True)
     x = x / np.where(peak > 0, peak, 1)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1)
 
 
 def row_blocks(n):
-    """Slices that cut n rows such that a block of them by all n stays of bounded size."""
+    """Slices that cut n rows into blocks, such that a block by all n stays of bounded size."""
     size = rows_of_block(n, None) or n
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def paired_rows(a, b, *, least=0):
-    """The rows of two spaces of the same samples, ``least`` of them or more, in one dtype."""
+    """The rows of two spaces of the same samples, at least ``least`` of them, in one dtype."""
     a, b = finite_rows("a", a), finite_rows("b", b)
     checks.check_same_length(a=a, b=b)
     if len(a) < least:
@@ -169,7 +186,7 @@ def paired_rows(a, b, *, least=0):
 
 
 def _row_by_row(a, b, k):
-    """What is asked of the rows of ``b`` about those of ``a``; NaN where the widths differ."""
+    """What is computed row by row; NaN if the widths differ."""
     names = (f"jaccard@{k}", "mrr", f"mrr@{k}", "cosine")
     if a.shape[1] != b.shape[1]:
         return dict.fromkeys(names, math.nan)
@@ -183,11 +200,11 @@ def _by_blocks(a, b, k):
     """Jaccard index, rank and cosine of each sample, block by block, of unit rows."""
     margin = ROUNDING * np.finfo(b.dtype).eps
     for rows in row_blocks(len(b)):
-        # The copy keeps NumPy from the routine for a matrix by its own transpose, whose rounding
-        # is another one: equal spaces have equal cosines, and of ties the same ones win.
+        # The copy keeps NumPy from the routine for a matrix times its own transpose, which rounds
+        # differently: so equal spaces have equal cosines, and the same rows win ties.
         expected = nearest(b[rows].copy() @ b.T, k)
         cosines = a[rows] @ b.T
-        # Of the same product, for another one would be rounded otherwise.
+        # From the same product: another one would round differently.
         own = cosines.diagonal(rows.start).copy()
         ranks = 1 + np.count_nonzero(cosines > (own + margin)[:, None], axis=1)
         yield intersection_over_union(expected, nearest(cosines, k)), ranks, own
@@ -196,7 +213,7 @@ def _by_blocks(a, b, k):
 def nearest(cosines, k):
     """Column indices of the k largest of each row, in any order."""
     n = cosines.shape[1]
-    # Copied, or the few columns would keep the indices of all alive.
+    # A copy, or the few columns would keep the indices of all of them in memory.
     return np.argpartition(cosines, n - k, axis=1)[:, n - k :].copy()
 
 
@@ -213,7 +230,7 @@ def _aligned(a, b):
 
 
 def centred(argument, x):
-    """Centred rows in float64, scaled such that fourth powers stay finite."""
+    """Centred rows in float64, scaled so that fourth powers stay finite."""
     if (x == x[:1]).all():
         raise checks.invalid(argument, "samples that differ", f"{len(x)} equal rows")
     x = x.astype("float64") / np.max(np.abs(x))
@@ -221,7 +238,7 @@ def centred(argument, x):
 
 
 def alignment(a, b):
-    """``|a^T b|²``, which is the inner product of ``a a^T`` and ``b b^T``: the cheaper of both."""
+    """``|a^T b|²``, the inner product of ``a a^T`` and ``b b^T``, by the cheaper of the two."""
     n, (p, q) = len(a), (a.shape[1], b.shape[1])
     if p * q <= n * (p + q):
         return np.sum((a.T @ b) ** 2)

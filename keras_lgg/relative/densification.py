@@ -1,4 +1,4 @@
-"""Densification: samples of a class at one distance along the tree that spans them."""
+"""Densification: the samples of a class at equal distances along the tree that spans them."""
 
 import keras
 from keras import ops
@@ -12,24 +12,29 @@ from keras_lgg.types import DType, Tensor
 
 
 def densification_loss(x: Tensor, *, labels: Tensor | None = None, beta: float = 8.0) -> Tensor:
-    """How far the edges of each class's minimum spanning tree are from a length.
+    r"""How far the edges of each class's minimum spanning tree are from a given length.
 
-    The Euclidean minimum spanning tree of the samples of one class tells at which distances the
-    class falls apart. Pulling its edges to one length ``beta`` makes a class fill its region
-    evenly, without holes; relative representations of such spaces agree better.
+    The edges of the Euclidean minimum spanning tree of a class tell at which distances the class
+    falls apart. Pulling them to one length makes a class fill its region evenly, without holes;
+    relative representations of such spaces agree better. With :math:`T_c` the edges of the tree of
+    class c and :math:`\beta` the length,
+
+    .. math::
+
+        \mathcal{L} = \sum_c \sum_{(i, j) \in T_c} \bigl|\, \|x_i - x_j\|_2 - \beta \,\bigr|
 
     Args:
         x: Representations, shape ``(n, ...)``.
-        labels: Class of each sample, see `keras_lgg.graphs.label_smoothness`; ``None`` for a batch
-            of one class.
-        beta: The length of an edge, a positive number.
+        labels: Class of each sample: integers ``(n,)`` or ``(n, 1)``, or one-hot or soft
+            ``(n, c)``; ``None`` for a batch of one class.
+        beta: The length :math:`\beta` of an edge, a positive number.
 
     Returns:
-        Scalar tensor, ``sum |e - beta|`` over the edges of all trees; a class of one sample has
-        none. Which edges there are carries no gradient.
+        Scalar tensor: the sum over the edges of all trees; a class of one sample has none. No
+        gradient flows through the choice of the edges.
 
     Raises:
-        ValueError: If ``beta`` is not positive, or the labels are of another length than ``x``.
+        ValueError: If ``beta`` is not positive, or the labels differ from ``x`` in length.
 
     Example:
         >>> import numpy as np
@@ -58,8 +63,8 @@ def densification_loss(x: Tensor, *, labels: Tensor | None = None, beta: float =
 def _spanning_tree(x, classes):
     """The parent of each node of a tree from node 0, (n,), by Prim's algorithm.
 
-    Two classes are farther apart than any two samples, so that the tree holds the shortest tree of
-    each class.
+    Samples of two classes are put farther apart than any two of one class, so the tree contains the
+    shortest tree of each class.
     """
     squares, _ = squared_distances(x, None)
     squares = squares.matrix
@@ -83,7 +88,14 @@ def _spanning_tree(x, classes):
 @keras.saving.register_keras_serializable("keras_lgg")
 @described_by(densification_loss, GeometryLoss)
 class DensificationLoss(GeometryLoss):
-    """Keras loss over `densification_loss`: ``DensificationLoss()(labels, representations)``.
+    r"""Keras loss over `densification_loss`: ``DensificationLoss()(labels, representations)``.
+
+    It is the sum, over the edges of each class's minimum spanning tree, of how far the length of an
+    edge is from :math:`\beta`:
+
+    .. math::
+
+        \mathcal{L} = \sum_c \sum_{(i, j) \in T_c} \bigl|\, \|x_i - x_j\|_2 - \beta \,\bigr|
 
     Published setting: ``beta=8`` with weight 0.1, on batches of one class.
 
@@ -95,7 +107,8 @@ class DensificationLoss(GeometryLoss):
         >>> float(relative.DensificationLoss(beta=2.0)(np.array([0, 0]), np.array([[0.0], [5.0]])))
         3.0
 
-    Reference: https://arxiv.org/abs/2409.10967
+    Reference: García-Castellanos et al., "Relative representations: topological and geometric
+    perspectives", 2024, https://arxiv.org/abs/2409.10967
     """
 
     needs_labels = True

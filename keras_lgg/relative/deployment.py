@@ -1,4 +1,4 @@
-"""Models that hold layers of relative representations, as they are deployed."""
+"""Models with layers of relative representations, as they are deployed."""
 
 import inspect
 
@@ -11,18 +11,20 @@ from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
 
 
 def with_fixed_anchors(model: keras.Model) -> keras.Model:
-    """The model to deploy: `RelativeRepresentation` layers no longer encode their anchors.
+    """The model to deploy: its `RelativeRepresentation` layers no longer encode their anchors.
 
-    A layer with an encoder runs it on every anchor at every call, so that its codes are those of
-    the encoder as it is. Once it is trained, the representations of the anchors can stay.
+    A layer with an encoder runs it on every anchor at every call, so that its codes always fit the
+    encoder of the moment. After training, the representations of the anchors can be computed once
+    and kept: the codes :math:`s(f(x), f(a_k))` of an encoder :math:`f` and anchors :math:`a_k` stay
+    the same, and a call encodes only :math:`x`.
 
     Args:
         model: Functional or Sequential model; models nested in it are searched, too.
 
     Returns:
-        A `keras.Model` that shares the layers of ``model``; in place of each layer with an encoder
-        stand the encoder and a `RelativeRepresentation` of fixed anchors. Training it further
-        would move the encoder away from them: train ``model`` itself.
+        A `keras.Model` that shares the layers of ``model``. Each layer with an encoder is replaced
+        by the encoder, followed by a `RelativeRepresentation` with fixed anchors. Training this
+        model would move the encoder away from its anchors: train ``model`` itself instead.
 
     Raises:
         ValueError: If the model is not a graph of layers.
@@ -36,6 +38,9 @@ def with_fixed_anchors(model: keras.Model) -> keras.Model:
         >>> deployed = lgg.layers.with_fixed_anchors(model)
         >>> [layer.name for layer in deployed.layers[1:]], deployed.predict(x, verbose=0).shape
         (['encoder', 'codes'], (20, 5))
+
+    Reference: the codes are those of Moschella et al., "Relative representations enable zero-shot
+    latent space communication", ICLR 2023, https://arxiv.org/abs/2209.15430
     """
 
     def replace(layer, call):
@@ -49,7 +54,7 @@ def with_fixed_anchors(model: keras.Model) -> keras.Model:
 
 
 def _on_encoded(layer, encoder, inputs, call, mask=None, **options):
-    """What a layer makes of the representations, with the mask that it would not find itself."""
+    """Apply a layer to the representations, with the mask that it would not find by itself."""
     if all(m is None for m in keras.tree.flatten(mask)):
         mask = None
     elif "mask" in inspect.signature(encoder.call).parameters:

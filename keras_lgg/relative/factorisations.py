@@ -1,8 +1,8 @@
 """The statistics of anchors: deviations, a whitening, a pseudo-inverse, with exact gradients.
 
-Factorisations are of constants, and what follows them is linear in what is left of the anchors, a
-matrix of zeros whose gradient is exact: that of the factors is not finite where singular values
-coincide.
+Only constants are factorised. What follows is linear in the difference of the anchors from these
+constants: a matrix of zeros with an exact gradient. The gradient of the factors themselves is not
+finite where singular values coincide.
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ from keras_lgg.checks import invalid
 from keras_lgg.graphs.labels import known_values
 from keras_lgg.graphs.numerics import as_column, as_row, machine_epsilon, matmul
 
-RIDGE = 1e-6  # of the mean variance, where there are too few anchors to whiten by
+RIDGE = 1e-6  # of the mean variance, if there are too few anchors to whiten by
 
 
 def column_means(x):
-    """The mean of each axis, exact where the rows agree, however far from 0."""
+    """The mean of each axis, exact if the rows agree, however far from 0."""
     first = ops.stop_gradient(x[:1])
-    # Of float64, `ops.mean` keeps the digits of float32 on JAX.
+    # On JAX, `ops.mean` of float64 keeps only the digits of float32.
     return first[0] + ops.sum(x - first, axis=0) / ops.cast(ops.shape(x)[0], x.dtype)
 
 
 def inverse_deviations(anchors, centred):
-    """1 over the standard deviation of each axis, 1 where the anchors agree, to rounding."""
+    """1 over the standard deviation of each axis; 1 where the anchors agree up to rounding."""
     variance = column_means(ops.square(centred))
     rounding = 10 * machine_epsilon(anchors) * ops.maximum(1.0, ops.max(ops.abs(anchors), axis=0))
     agree = variance < ops.square(rounding)
@@ -34,7 +34,7 @@ def inverse_root_covariance(centred):
     """``C**(-1/2)`` of the covariance, 0 on axes that no anchor reaches."""
     _check_finite(centred)
     count, width = ops.shape(centred)[0], centred.shape[1]
-    few = ops.convert_to_tensor(count <= width)  # known at run time alone, it may be
+    few = ops.convert_to_tensor(count <= width)  # may be known only at run time
     covariance = matmul(ops.transpose(centred), centred) / ops.cast(count, centred.dtype)
     spans = centred.shape[0] is not None and centred.shape[0] >= width
     _, _, axes = ops.svd(ops.stop_gradient(centred), full_matrices=not spans)
@@ -56,7 +56,7 @@ def _check_finite(anchors):
     values = known_values(anchors)
     if values is not None and not np.isfinite(values).all():
         raise invalid(
-            "anchors", "finite numbers, which alone can be factorised", "a NaN or an infinity"
+            "anchors", "finite numbers: no others can be factorised", "a NaN or an infinity"
         )
 
 

@@ -1,7 +1,7 @@
-"""Distances and neighbours within each of two latent spaces, and how far apart the spaces are.
+"""Distances and neighbours within each of two latent spaces, and how much they differ.
 
-    rsa(a, b)                  whether the same pairs of samples are alike
-    procrustes_distance(a, b)  what no rotation takes away
+    rsa(a, b)                  whether the same pairs of samples are similar
+    procrustes_distance(a, b)  what no rotation can remove
     neighbour_jaccard(a, b)    whether samples have the same neighbours
 
 [1] Kriegeskorte et al., "Representational similarity analysis: connecting the branches of systems
@@ -28,36 +28,39 @@ from keras_lgg.relative.comparison import (
 )
 from keras_lgg.types import ArrayLike
 
-DECIMALS = 12  # of likenesses, whose largest is 1; what differs by less is a tie
+DECIMALS = 12  # of similarities, whose largest is 1; what differs by less is a tie
 
 
 def rsa(
     a: ArrayLike, b: ArrayLike, *, metric: Literal["correlation", "euclidean"] = "correlation"
 ) -> float:
-    """Representational similarity analysis: do both spaces have the same pairs alike?
+    r"""Representational similarity analysis: are the same pairs of samples similar in both spaces?
 
-    Spearman's rank correlation, over all pairs of different samples, of how alike the pair is in
-    one space and in the other. Ties have their mean rank. What is said of the metrics holds for
-    each space by itself.
+    It is Spearman's rank correlation over all pairs of different samples: with :math:`s_{ij}` the
+    similarity of the pair in a space, and R the rank among all pairs (ties have their mean rank),
 
-    It holds and sorts all pairs, at its peak 40 n² bytes: 1 GB for n = 5,000, and 100 GB for
-    n = 50,000. Take some thousand samples.
+    .. math::
+
+        \text{rsa} = \operatorname{corr}_{i < j}\bigl( R(s^a_{ij}),\, R(s^b_{ij}) \bigr)
+
+    It holds and sorts all pairs, with a peak of 40 n² bytes: 1 GB for n = 5,000, and 100 GB for
+    n = 50,000. Take a few thousand samples.
 
     Args:
-        a: Array of shape ``(n, ...)`` with n >= 3, one row a sample, of floats or integers.
+        a: Array of shape ``(n, ...)`` with n >= 3, one row per sample, of floats or integers.
         b: Array of shape ``(n, ...)``, the same samples in another space, of any width.
-        metric: ``"correlation"``, Pearson's over the features of two samples: it does not change
-            when the space is scaled as a whole, or the same number is added to all features; a
-            rotation changes it. A sample whose features are all equal is as alike to all.
-            ``"euclidean"`` distance: it does not change when the space is rotated, shifted, or
-            scaled as a whole.
+        metric: The similarity, in each space. ``"correlation"``: Pearson's, over the features of
+            two samples. It does not change when the space is scaled as a whole, or the same number
+            is added to all features; a rotation changes it. A sample whose features are all equal
+            has correlation 0 with every other. ``"euclidean"``: the negated distance. It does not
+            change when the space is rotated, shifted, or scaled as a whole.
 
     Returns:
-        A float in [-1, 1]; 1 where the pairs are in the same order.
+        A float in [-1, 1]; 1 if the pairs are in the same order.
 
     Raises:
         ValueError: If the spaces differ in length or have fewer than 3 samples, one of them has
-            NaN or infinite values or all pairs equally alike, such as by correlation with a
+            NaN or infinite values or makes all pairs equally similar, as correlation does with a
             single feature, or ``metric`` is not as above.
 
     Example:
@@ -67,7 +70,8 @@ def rsa(
         >>> print(f"{rsa(a, 2 * a):.2f} {rsa(a, a + b):.2f} {abs(rsa(a, b)):.2f}")
         1.00 0.42 0.01
 
-    Reference: [1]
+    Reference: Kriegeskorte et al., "Representational similarity analysis: connecting the branches
+    of systems neuroscience", Frontiers in Systems Neuroscience 2, 2008
     """
     checks.check_choice("metric", metric, ("correlation", "euclidean"))
     rows_a, rows_b = paired_rows(a, b, least=3)
@@ -79,27 +83,33 @@ def rsa(
 def procrustes_distance(
     a: ArrayLike, b: ArrayLike, *, form: Literal["shape", "angle", "size"] = "shape"
 ) -> float:
-    """How far apart two spaces of any widths are when the best rotation is taken away.
+    r"""Procrustes distance of two spaces of any widths: what remains after the best rotation.
 
-    Both are centred; the narrower one is turned, or reflected, into the other such that the sum of
-    the squared distances of its rows to those of the other is least. All three forms are metrics,
-    which do not change when a space is rotated or shifted; the first two neither when it is scaled
-    as a whole.
+    Let A and B be the centred spaces, A the narrower one, and :math:`\hat A`, :math:`\hat B` the
+    same divided by their Frobenius norms. The three forms are
 
-    It needs a singular value decomposition of the product of the features, a time of
-    ``n d_a d_b`` and of ``min(d_a, d_b)² max(d_a, d_b)``, and a few copies of the spaces in
-    float64; no matrix of all pairs of samples, but where features are more than samples.
+    .. math::
+
+        d_\text{shape} = \min_{Q Q^\top = I} \|\hat A Q - \hat B\|_F, \qquad
+        d_\text{angle} = 2 \arcsin \frac{d_\text{shape}}{2}, \qquad
+        d_\text{size} = \min_{Q Q^\top = I} \|A Q - B\|_F
+
+    All of them are metrics, and do not change when a space is rotated or shifted; the first two
+    also do not change when it is scaled as a whole.
+
+    It takes a singular value decomposition of the product of the features: time of order
+    ``n d_a d_b`` and ``min(d_a, d_b)² max(d_a, d_b)``, and a few copies of the spaces in float64.
+    It builds a matrix of all pairs of samples only if there are more features than samples.
 
     Args:
-        a: Array of shape ``(n, ...)`` with n >= 2, one row a sample, of floats or integers.
+        a: Array of shape ``(n, ...)`` with n >= 2, one row per sample, of floats or integers.
         b: Array of shape ``(n, ...)``, the same samples in another space.
-        form: ``"shape"``: the distance of the matrices in Frobenius norm when each has the norm 1,
-            in [0, √2]. ``"angle"``: the angle between them, in [0, π/2], which is
-            ``2 arcsin(shape / 2)``. ``"size"``: the distance of the matrices as they are.
+        form: ``"shape"``: the distance of the normed matrices, in [0, √2]. ``"angle"``: the angle
+            between them, in [0, π/2]. ``"size"``: the distance of the matrices as they are.
 
     Returns:
-        A float of at least 0; 0 where one space is a rotated (and, but for ``"size"``, scaled)
-        copy of the other.
+        A float of at least 0; 0 if one space is a rotated copy of the other, which may also be
+        scaled unless the form is ``"size"``.
 
     Raises:
         ValueError: If the spaces differ in length, one of them has NaN or infinite values or the
@@ -114,7 +124,10 @@ def procrustes_distance(
         >>> print(f"{procrustes_distance(a, 2 * a, form='size') / np.linalg.norm(a):.2f}")
         1.00
 
-    Reference: ``"shape"``: [3]; ``"angle"`` and ``"size"``: [2].
+    Reference: ``"shape"``: Ding et al., "Grounding representation similarity with statistical
+    testing", NeurIPS 2021, https://arxiv.org/abs/2108.01661; ``"angle"`` and ``"size"``: Williams
+    et al., "Generalized shape metrics on neural representations", NeurIPS 2021,
+    https://arxiv.org/abs/2110.14739
     """
     checks.check_choice("form", form, ("shape", "angle", "size"))
     rows_a, rows_b = paired_rows(a, b)
@@ -135,24 +148,31 @@ def neighbour_jaccard(
     k: int = 10,
     metric: Literal["cosine", "euclidean"] = "cosine",
 ) -> float:
-    """Whether samples have the same neighbours in two spaces of any widths.
+    r"""Whether samples have the same neighbours in two spaces of any widths.
 
-    Mean over the samples of intersection over union of their k nearest other samples in one space
-    and in the other. Each space is asked about itself alone; for neighbours across two spaces of
-    one width see `compare_spaces`. Independent spaces have about ``k / (2 (n - 1) - k)``.
+    With :math:`N^a_k(i)` and :math:`N^b_k(i)` the k nearest other samples of sample i in the one
+    space and in the other, it is the mean intersection over union
 
-    Works in blocks of bounded size, in a time of n² d. Where several samples tie for the last
-    place, which of them is in is arbitrary.
+    .. math::
+
+        J_k = \frac{1}{n} \sum_{i=1}^{n} \frac{|N^a_k(i) \cap N^b_k(i)|}{|N^a_k(i) \cup N^b_k(i)|}
+
+    Neighbours are searched within each space; for neighbours across two spaces of one width, see
+    `compare_spaces`. For independent spaces it is about ``k / (2 (n - 1) - k)``.
+
+    It works in blocks of bounded size, in time of order n² d. If several samples tie for the last
+    place, it is arbitrary which of them gets it.
 
     Args:
-        a: Array of shape ``(n, ...)`` with n >= 2, one row a sample, of floats or integers.
+        a: Array of shape ``(n, ...)`` with n >= 2, one row per sample, of floats or integers.
         b: Array of shape ``(n, ...)``, the same samples in another space.
         k: Number of neighbours, below n.
-        metric: ``"cosine"``: does not change when a space is rotated or scaled as a whole, or a
-            row by itself. ``"euclidean"``: when it is rotated, shifted or scaled as a whole.
+        metric: What makes a neighbour near. ``"cosine"``: the result does not change when a space
+            is rotated or scaled as a whole, or a single row is scaled. ``"euclidean"``: it does not
+            change when a space is rotated, shifted or scaled as a whole.
 
     Returns:
-        A float in [0, 1]; 1 where all neighbours are the same.
+        A float in [0, 1]; 1 if all neighbours are the same.
 
     Raises:
         ValueError: If the spaces differ in length or have fewer than 2 samples, one of them has
@@ -166,7 +186,8 @@ def neighbour_jaccard(
         >>> print(f"{neighbour_jaccard(a, a[:, ::-1]):.2f} {neighbour_jaccard(a, b):.2f}")
         1.00 0.03
 
-    Reference: [4]
+    Reference: Klabunde et al., "Similarity of neural network models: a survey of functional and
+    representational measures", https://arxiv.org/abs/2305.06329
     """
     checks.check_choice("metric", metric, ("cosine", "euclidean"))
     rows_a, rows_b = paired_rows(a, b, least=2)
@@ -186,7 +207,7 @@ def neighbour_jaccard(
 
 
 def _neighbours(x, offset, rows, k):
-    """Indices ``(b, k)`` of the k largest inner products less an offset, but for the own."""
+    """Indices ``(b, k)`` of the k largest inner products minus an offset, other than its own."""
     # The copy: see `compare_spaces`; equal spaces have equal products.
     products = x[rows].copy() @ x.T - offset
     own = np.arange(len(products))
@@ -195,10 +216,10 @@ def _neighbours(x, offset, rows, k):
 
 
 def _ranks_of_pairs(argument, x, metric):
-    """Ranks ``(n (n - 1) / 2,)`` of how alike pairs are, centred and of norm 1."""
+    """Ranks ``(n (n - 1) / 2,)`` of the similarities of pairs, centred and of norm 1."""
     alike = np.round(_alike(centred(argument, x) if metric == "euclidean" else x, metric), DECIMALS)
     if alike.min() == alike.max():
-        expected = f"a space in which some pairs of samples are more alike, by {metric}"
+        expected = f"a space in which some pairs are more alike than others, by {metric}"
         raise checks.invalid(argument, expected, "one in which all are equally alike")
     ranks = _mean_ranks(alike)
     ranks -= ranks.mean()
@@ -206,11 +227,11 @@ def _ranks_of_pairs(argument, x, metric):
 
 
 def _alike(x, metric):
-    """How alike the pairs of rows are, at most 1 in magnitude, in one vector."""
+    """Similarities of the pairs of rows, at most 1 in magnitude, in one vector."""
     x = x.astype("float64")
     if metric == "correlation":
         is_flat = (x == x[:, :1]).all(axis=1, keepdims=True)
-        x = unit_rows(x)  # first, or a mean might overflow
+        x = unit_rows(x)  # first of all, or a mean might overflow
         x = unit_rows(np.where(is_flat, 0, x - x.mean(axis=1, keepdims=True)))
         lengths = np.zeros(len(x))
     else:
@@ -219,7 +240,7 @@ def _alike(x, metric):
     start = 0
     for rows in row_blocks(len(x)):
         block = x[rows] @ x.T - lengths - lengths[rows, None]
-        # The block has the pairs of its own rows with those that come after.
+        # Of the block, only the pairs of a row with a later one.
         after = np.triu(np.ones(block.shape, bool), 1 + rows.start)
         found[start : start + np.count_nonzero(after)] = block[after]
         start += np.count_nonzero(after)
@@ -230,20 +251,20 @@ def _alike(x, metric):
 
 
 def _mean_ranks(values):
-    """Ranks from 1; of ties, their mean."""
+    """Ranks from 1; ties get their mean rank."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def _compact(x):
-    """Rows of at most n features, turned from those of more: their distances are the same."""
+    """Rows of at most n features: wider ones are rotated, which keeps their distances."""
     return np.linalg.qr(x.T, mode="r").T if x.shape[1] > len(x) else x
 
 
 def _turned_distance(a, b):
-    """Frobenius norm of what is left of two spaces after the best rotation of the narrower one."""
+    """Frobenius norm of what remains of two spaces after the best rotation of the narrower one."""
     if a.shape[1] > b.shape[1]:
         a, b = b, a
-    # From the difference itself: that of the norms would round what is near 0.
+    # From the difference itself: a difference of norms would lose the digits near 0.
     u, _, vt = np.linalg.svd(a.T @ b, full_matrices=False)
     return float(np.linalg.norm(a @ (u @ vt) - b))

@@ -12,67 +12,67 @@ from keras_lgg import checks
 from keras_lgg.graphs.arrays import host_array
 from keras_lgg.graphs.pooling import POOLS, mask_of
 from keras_lgg.relative import positions, projection, stored, structures
-from keras_lgg.types import ArrayLike, Tensor
+from keras_lgg.types import ArrayLike, Samples, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
 @checks.described_by(projection.relative_projection)
 class RelativeRepresentation(keras.layers.Layer):
-    """Describes each sample by its similarities to fixed anchors.
+    r"""Layer that describes each sample by its similarities to fixed anchors.
+
+    With a similarity s, the anchors :math:`a_1, \dots, a_K` and an encoder f (the identity if there
+    is none), the code of a sample x is
+
+    .. math::
+
+        r_x = \bigl( s(f(x), f(a_1)), \dots, s(f(x), f(a_K)) \bigr)
 
     The anchors come in one of three ways:
 
     * ``RelativeRepresentation(anchors)(z)``: their representations are given, and stay;
-    * ``RelativeRepresentation(anchor_inputs, encoder=encoder)(x)``: what the encoder takes is
-      given, and the encoder runs inside the layer, on the batch and on the anchors. This trains an
-      encoder end to end: the anchors move with it, and gradients reach it through the batch
-      alone. `with_fixed_anchors` gives the model to deploy;
+    * ``RelativeRepresentation(anchor_inputs, encoder=encoder)(x)``: inputs of the encoder are
+      given, and it runs inside the layer, on the batch and on the anchors. This trains it end to
+      end, with gradients through the batch only. `with_fixed_anchors` gives the model to deploy;
     * ``RelativeRepresentation()(z, anchors=a)``: with each call, as in a graph network, where
       the anchors are some of the nodes: ``(z, anchors=keras.ops.take(z, indices, axis=0))``.
 
-    Sequences are pooled, or compared position by position. Masks are respected, those of samples
-    and of anchors: Keras's own, and the input of an encoder that is named ``"padding_mask"`` or
-    ``"attention_mask"``. A code does not depend on how far a batch was padded, and has no mask.
+    Sequences are pooled, or compared position by position. Masks are respected (Keras's own, or an
+    encoder input ``"padding_mask"`` or ``"attention_mask"``); padding does not change a code.
 
     Args:
-        anchors: Array ``(K, ...)`` of at least 2 anchors in their order, which both halves of a
-            stitched model must share; or, with an ``encoder``, its inputs ``(K, ...)``: an array
-            of numbers or, on TensorFlow, of strings, or a dict, tuple or list of such arrays, one
-            an input.
+        anchors: Array ``(K, ...)`` of at least 2 anchors, in the order that both halves of a
+            stitched model share; with an ``encoder``, its inputs instead: an array of numbers or
+            (on TensorFlow) of strings, or a dict, tuple or list of such arrays.
         encoder: Model or layer from inputs ``(n, ...)`` to representations ``(n, ...)``.
-        pool_positions: How a representation ``(n, T, ..., c)`` with positions is pooled to one
-            vector a sample: ``None`` (all positions, flattened, 0 where masked), ``"mean"``,
-            ``"max"``, ``"first"`` or ``"last"``, see `keras_lgg.Penalty`.
+        pool_positions: How positions ``(n, T, ..., c)`` become one vector per sample: ``None``
+            (all, flattened, 0 where masked), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``.
         anchor_mask: Boolean array ``(K, T)``, true where a position of an anchor counts, for
             anchors ``(K, T, ...)`` in one array.
-        bin_size: Steps to round the codes to, see `keras_lgg.relative.quantize`; ``None`` for
-            none.
-        quantization: ``"ste_round"`` or ``"smooth_steps"``, with a ``bin_size``.
-        anchor_labels: Class of each anchor; the code then holds the mean similarity to each
-            class, see `keras_lgg.relative.class_codes`.
-        indices: Which samples of the training set the anchors are, as `select_anchors` gives
-            them. `stitching_matrix` refuses models whose lists differ.
-        refresh_every: In training, anchors are encoded in every so many steps, and kept in
-            between; with an ``encoder`` alone. Outside of training they always are.
+        bin_size: Size of the steps that codes are rounded to; ``None`` for no rounding.
+        quantization: ``"ste_round"`` (with the gradient passed on) or ``"smooth_steps"``, which is
+            differentiable; see `keras_lgg.relative.quantize`. Needs a ``bin_size``.
+        anchor_labels: Class of each anchor. Codes then hold the mean similarity to each class.
+        indices: Which samples of the training set the anchors are, from `select_anchors`.
+            `stitching_matrix` refuses models whose lists differ.
+        refresh_every: With an ``encoder``: for how many steps of training the encoded anchors are
+            kept. Outside training they are encoded at every call.
         anchor_training: ``"inherit"``: in training, the encoder sees the anchors in training
-            mode, too, so its BatchNormalization moves twice a step; ``False``: at inference.
+            mode, too, so its BatchNormalization moves twice per step; ``False``: at inference.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Representations ``(n, ...)``, or inputs of the encoder.
-        anchors: Representations of the anchors ``(K, ...)``, in a layer that holds none. No
-            gradient reaches them.
+        anchors: Representations ``(K, ...)``, for a layer that holds none. They get no gradient.
         mask: Which positions of ``inputs`` count, ``(n, T)``; by default Keras's own.
         anchor_mask: Which positions of ``anchors`` count, ``(K, T)``; by default Keras's own.
 
     Returns:
-        Codes ``(n, K)`` in the compute dtype of the layer, computed in float32 at least; see
-        `keras_lgg.relative.relative_projection` for the shape with several similarities.
+        Codes ``(n, K)`` in the compute dtype of the layer, computed in float32 at least; with M
+        similarities ``(n, M * K)`` for ``pool="concat"``, and ``(n, M, K)`` for ``"stack"``.
 
     Raises:
-        ValueError: If an option is unknown; anchors are missing, fewer than 2, not finite, of
-            another width than the representations, or not what the encoder takes; or positions of
-            the samples are masked, and nobody says which of the anchors are.
+        ValueError: If an option is unknown; anchors are missing, fewer than 2, not finite, or do
+            not fit representations or encoder; or samples are masked, and anchors have no mask.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -83,12 +83,13 @@ class RelativeRepresentation(keras.layers.Layer):
         >>> layer(x[:5]).shape == (5, 5)
         True
 
-    Reference: Moschella et al., ICLR 2023, https://arxiv.org/abs/2209.15430
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430
     """
 
     def __init__(
         self,
-        anchors: Tensor | None = None,
+        anchors: Samples | None = None,
         *,
         encoder: keras.layers.Layer | None = None,
         similarity: str | Sequence[str] = "cosine",
@@ -117,7 +118,7 @@ class RelativeRepresentation(keras.layers.Layer):
         checks.check_positive_integer("refresh_every", refresh_every)
         checks.check_choice("anchor_training", anchor_training, ("inherit", False))
         if encoder is None and (refresh_every != 1 or anchor_training is False):
-            raise checks.invalid("encoder", "a model, which alone encodes anchors anew", "None")
+            raise checks.invalid("encoder", "a model, which encodes anchors anew", "None")
         self.similarity, self.normalization, self.pool, self.p = similarity, normalization, pool, p
         self.bin_size, self.quantization = bin_size, quantization
         self.refresh_every, self.anchor_training = refresh_every, anchor_training
@@ -138,7 +139,7 @@ class RelativeRepresentation(keras.layers.Layer):
             self._add_anchors(anchors, anchor_mask)
 
     def _add_encoder(self, inputs, mask):
-        """The inputs that are anchors and, where they are not always encoded, what they gave."""
+        """The inputs that are anchors and, unless they are always encoded, what they became."""
         if not isinstance(self.encoder, keras.layers.Layer):
             raise checks.invalid("encoder", "a Keras model or layer", type(self.encoder).__name__)
         if inputs is None:
@@ -169,7 +170,7 @@ class RelativeRepresentation(keras.layers.Layer):
             self._age.assign(self.refresh_every)
 
     def _add_inputs(self, name, arrays, dtypes):
-        """A structure of weights like one of arrays, and with their values, where they have any."""
+        """Weights in the structure of the arrays, with their values if they have any."""
         weights = []
         flat = keras.tree.flatten(arrays)
         for i, (x, dtype) in enumerate(zip(flat, keras.tree.flatten(dtypes), strict=True)):
@@ -182,7 +183,7 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def _encoded_width(self, arrays):
         """The width of the representations, by a call of the encoder, which builds it."""
-        if stored.TEXT in keras.tree.flatten(self._anchor_dtypes):  # its vocabulary may come later
+        if stored.TEXT in keras.tree.flatten(self._anchor_dtypes):  # a vocabulary may come later
             inputs = stored.symbols(self.anchor_inputs, self._anchor_dtypes)
         else:
             inputs, _ = self._inputs_to_encode(2)
@@ -197,7 +198,7 @@ class RelativeRepresentation(keras.layers.Layer):
         return positions.vector_width(encoded.shape, self.pool_positions)
 
     def _inputs_to_encode(self, count=None):
-        """The first anchors as the encoder takes them, and NaN if there are none yet."""
+        """The first anchors as the encoder takes them, and NaN if none were loaded."""
         inputs, missing = stored.read(self.anchor_inputs, self._anchor_dtypes)
         inputs = structures.rows_of(inputs, slice(count))
         if self.anchor_mask is not None:
@@ -232,7 +233,7 @@ class RelativeRepresentation(keras.layers.Layer):
             self._kept[name] = self._add_state(name, shapes[name], self._float_dtype)
 
     def _add_state(self, name, shape, dtype):
-        # Where nothing is loaded into a layer made from its config, its codes must not look right.
+        # A layer made from its config, with no weights loaded, must not return plausible codes.
         missing = "nan" if dtype.startswith(("float", "bfloat")) else 0
         return self.add_weight(
             shape=tuple(shape),
@@ -257,7 +258,7 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def call(
         self,
-        inputs: Any,
+        inputs: Samples,
         anchors: Tensor | None = None,
         mask: Tensor | None = None,
         anchor_mask: Tensor | None = None,
@@ -281,7 +282,7 @@ class RelativeRepresentation(keras.layers.Layer):
 
     def compute_output_spec(
         self,
-        inputs: Any,
+        inputs: Samples,
         anchors: Tensor | None = None,
         mask: Tensor | None = None,
         anchor_mask: Tensor | None = None,
@@ -301,13 +302,13 @@ class RelativeRepresentation(keras.layers.Layer):
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def _mask_of_anchors(self, anchors, mask):
-        """The mask of the anchors of a call; the layer remembers where they should have one."""
+        """The mask of a call's anchors; the layer remembers if they lack one."""
         mask = mask_of(anchors) if mask is None else mask
         self._lack_mask = len(anchors.shape) > 2 and mask is None
         return mask
 
     def _checked_spec(self, inputs, anchors, mask, anchor_mask):
-        """The number of anchors, which are of the width of the samples."""
+        """The number of anchors, after a check of their width."""
         held: Tensor = self._kept.get("anchors", anchors)
         self._check_counts(held.shape[0])
         if anchors is not None:
@@ -336,7 +337,7 @@ class RelativeRepresentation(keras.layers.Layer):
     def _codes(self, x, mask, state):
         may_vary = positions.may_vary(x, mask, self.pool_positions)
         x = positions.vectors(x, mask, self.pool_positions)
-        # Anchors that were never loaded are NaN, which a normalisation takes for zero rows.
+        # Anchors that were never loaded are NaN; a normalisation would treat them as zero rows.
         x = x + ops.cast(0 * state["anchors"][0, 0], x.dtype)
         if may_vary:
             fitted = [
@@ -379,7 +380,7 @@ class RelativeRepresentation(keras.layers.Layer):
         }
 
     def _encoded_in_step(self, training):
-        """What the encoder makes of the anchors, with the updates of its state in training."""
+        """The encoded anchors, with the updates of the encoder's state in training."""
         encoder_state = self.encoder.non_trainable_variables
         if not training:
             return self._encoded(training=False)[0]
@@ -401,8 +402,8 @@ class RelativeRepresentation(keras.layers.Layer):
         return state
 
     def _encoded(self, training):
-        """The anchors and their statistics, and the encoder's state after it ran; no gradients."""
-        # Stateless, so that it can run inside a conditional, and adds no losses of its layers.
+        """The anchors with statistics, and the encoder's state after the call; no gradients."""
+        # Stateless, to run inside a conditional, and not to add the losses of its layers.
         trainable, other = (
             [ops.stop_gradient(variable.value) for variable in variables]
             for variables in (
@@ -420,7 +421,7 @@ class RelativeRepresentation(keras.layers.Layer):
         return self._with_statistics(ops.stop_gradient(encoded), mask, missing), updated
 
     def _mode(self, training):
-        """What tells the encoder whether it trains; a layer without such an argument does not."""
+        """The `training` argument of the encoder's call, if it takes one."""
         takes = "training" in inspect.signature(self.encoder.call).parameters
         return {"training": training} if takes else {}
 
@@ -437,17 +438,17 @@ class RelativeRepresentation(keras.layers.Layer):
             raise checks.invalid("anchors", "finite numbers", "a NaN or an infinity among them")
 
     def _check_counts(self, count):
-        if count is None:  # known at run time alone
+        if count is None:  # known only at run time
             return
         if count < 2:
-            raise checks.invalid("anchors", "at least 2 anchors, one a row", f"{count} of them")
+            raise checks.invalid("anchors", "at least 2 anchors, one per row", f"{count} of them")
         if self.anchor_labels is not None:
             projection.class_averages(self.anchor_labels, count)
         if self.indices is not None and len(self.indices) != count:
             raise checks.invalid("indices", f"one for each of the {count} anchors", self.indices)
 
     def _options(self):
-        """What an instance is made of, but for its encoder and its anchors."""
+        """What an instance is made of, apart from its encoder and its anchors."""
         return {
             **super().get_config(),
             "similarity": self.similarity,
@@ -482,7 +483,7 @@ class RelativeRepresentation(keras.layers.Layer):
         return cls(**config)
 
     def fixed(self) -> Self:
-        """A layer of the same codes that holds the anchors as the encoder sees them now."""
+        """A layer with the same codes that holds the anchors as the encoder sees them now."""
         if self.encoder is None:
             return self
         config = {**self._options(), "refresh_every": 1, "anchor_training": "inherit"}
@@ -490,7 +491,7 @@ class RelativeRepresentation(keras.layers.Layer):
 
 
 def _integers(argument, values):
-    """A list of integers, as it can be saved."""
+    """A list of integers that can be saved."""
     if values is None:
         return None
     values = np.asarray(values)

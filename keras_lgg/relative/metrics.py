@@ -1,4 +1,4 @@
-"""What decoders are scored by: a name, or a function of targets and outputs."""
+"""What decoders are scored by: a named metric, or a function of targets and outputs."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -9,11 +9,11 @@ from keras_lgg.checks import invalid, require
 
 Metric: TypeAlias = str | Callable[[Any, np.ndarray], float]
 
-WINDOW = 7  # pixels a side that SSIM compares at a time
+WINDOW = 7  # pixels, the side of the window that SSIM compares at a time
 
 
 def scorers_of(metrics, y):
-    """By name: functions of the outputs for ``y``, or of ``None``, for NaN."""
+    """By name: functions that score outputs against ``y``, and are NaN for ``None``."""
     found = {}
     for metric in metrics:
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
@@ -42,7 +42,7 @@ def _are_images(y):
 def _are_pictures(y):
     _are_images(y)
     if np.ndim(y) != 4 or min(np.shape(y)[1:3]) < WINDOW:
-        expected = f"images (n, height, width, channels) of at least {WINDOW} pixels a side"
+        expected = f"images (n, height, width, channels) of at least {WINDOW} pixels per side"
         raise invalid("data", expected, f"targets of shape {np.shape(y)}")
 
 
@@ -70,7 +70,7 @@ def _mse(y, outputs):
 
 
 def _psnr(y, outputs):
-    with np.errstate(divide="ignore"):  # of a perfect image
+    with np.errstate(divide="ignore"):  # a perfect image has an infinite PSNR
         return np.mean(-10 * np.log10(_squared_errors(y, outputs)))
 
 

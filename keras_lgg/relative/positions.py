@@ -11,14 +11,14 @@ from keras_lgg.graphs.numerics import flatten_representation
 from keras_lgg.graphs.pooling import MASK_INPUTS, mask_of, pooled
 from keras_lgg.training import internals
 
-# Of these, what is beyond the positions of the anchors adds nothing.
+# With these similarities, positions beyond those of the anchors add nothing.
 WITHIN_ANCHORS = ("inner", "basis_change")
-# What fills up the statistics of anchors where these have no positions.
+# What the statistics of anchors are padded with, beyond the anchors' positions.
 FILLS = {"anchors": 0.0, "mean": 0.0, "scale": 1.0}
 
 
 def mask_from(encoder, inputs, encoded):
-    """The mask of what an encoder returned: Keras's own, or that of an input that is named so."""
+    """The mask of what an encoder returned: Keras's own, or the input with the name of a mask."""
     if len(encoded.shape) < 3:
         return None
     mask = mask_of(encoded)
@@ -37,24 +37,24 @@ def with_mask(x, mask):
 
 
 def vectors(x, mask, pool, argument="x"):
-    """One vector a sample ``(n, d)``."""
+    """One vector per sample, ``(n, d)``."""
     return flatten_representation(pooled(x, mask, pool), argument)
 
 
 def vector_width(shape, pool):
-    """The width of what `vectors` gives, or ``None``."""
+    """The width of what `vectors` returns, or ``None``."""
     features = shape[-1:] if pool is not None and len(shape) > 2 else shape[1:]
     return None if None in features else math.prod(features)
 
 
 def may_vary(x, mask, pool):
-    """Whether samples are compared position by position, and padded to no known length."""
+    """Whether samples are compared position by position, and padded to an unknown length."""
     return pool is None and mask is not None and len(x.shape) > 2
 
 
 def checked_mask(mask, anchors):
     """The mask of anchors ``(K, T)`` as booleans."""
-    shape = tuple(getattr(anchors, "shape", ()))  # of several inputs there is none
+    shape = tuple(getattr(anchors, "shape", ()))  # several inputs have none
     if not isinstance(mask, keras.KerasTensor):
         mask = host_array("anchor_mask", mask, "booleans of shape (K, T)").astype(bool)
     if len(shape) < 2 or tuple(mask.shape) != shape[:2]:
@@ -70,35 +70,35 @@ def masked(inputs, mask):
     if hasattr(inputs, "shape"):
         return with_mask(inputs, mask)
     if hasattr(mask, "shape"):
-        expected = "None, where an encoder takes several inputs: its mask is one of them"
+        expected = "None, as the encoder takes several inputs: its mask is one of them"
         raise invalid("mask", expected, f"shape {tuple(mask.shape)}")
-    return inputs  # each of which has its own
+    return inputs  # each has its own mask
 
 
 def check_masks(x, mask, anchors_lack_mask):
-    """Raise where positions of the samples are masked, and nobody says which of the anchors are."""
+    """Raise if positions of the samples are masked and no mask of the anchors is known."""
     if mask is None or len(x.shape) < 3 or not anchors_lack_mask:
         return
     raise ValueError(
-        "The anchors have positions, and no mask. Expected one, as the samples have one: of padded "
-        "anchors the padding would count. Received: anchor_mask=None. Pass anchor_mask=mask of "
+        "The anchors have positions, and no mask. Expected one, as the samples have one: otherwise "
+        "padding of the anchors would count. Received: anchor_mask=None. Pass anchor_mask=mask of "
         "shape (K, T), true where a position counts; np.ones((K, T), bool) for anchors that are "
         "not padded."
     )
 
 
 def of_one_length(x, state, name, normalization):
-    """Samples and what is known of anchors, where these were padded to another length.
+    """Samples and the statistics of anchors at one length, if they were padded to different ones.
 
-    Both are seen as followed by zeros without end. So a code is the same however far a batch was
-    padded, and the statistics are those of the anchors as they are.
+    Both are treated as if followed by endless zeros. So a code does not depend on how far a batch
+    was padded, and the statistics are those of the anchors as they are.
 
     Args:
         x: Vectors ``(n, d1)`` of all positions, 0 where they are masked.
         state: Dict of the anchors ``(K, d2)`` and their statistics, by name.
         name: The similarity.
-        normalization: See `keras_lgg.relative.relative_projection`. Axes that no anchor reaches
-            are 0 when whitened, and those beyond all anchors are such.
+        normalization: See `keras_lgg.relative.relative_projection`. Whitening sets axes that no
+            anchor reaches to 0, and so those beyond all anchors.
     """
     own, held = ops.shape(x)[1], ops.shape(state["anchors"])[1]
     x = _filled(x, held - own, 0.0)
@@ -111,7 +111,7 @@ def of_one_length(x, state, name, normalization):
 
 
 def _filled(x, count, value):
-    """Tensor ``(..., d)`` with so many columns more, if any."""
+    """Tensor ``(..., d)`` with ``count`` more columns, if that is positive."""
     if isinstance(count, int):
         if count <= 0:
             return x

@@ -1,4 +1,4 @@
-"""Relative representations as tensors: samples by their similarities to fixed anchors.
+"""Relative representations as tensors: samples described by their similarities to fixed anchors.
 
 A projection has two halves. `anchor_statistics` is what it needs to know of the anchors, beyond
 the anchors themselves; `relative_projection` is what it does with a batch.
@@ -49,46 +49,65 @@ def relative_projection(
     stats: Mapping[str, Tensor] | None = None,
     eps: float = EPSILON,
 ) -> Tensor:
-    """Relative representations: the similarities of each sample to each anchor.
+    r"""Relative representations: the similarities of each sample to each anchor.
+
+    With a similarity s and the anchors :math:`a_1, \dots, a_K`, a sample x has the code
+
+    .. math::
+
+        r_x = \bigl( s(x, a_1), \dots, s(x, a_K) \bigr)
 
     ==================  ==========================================  ============================
-    ``similarity``      one entry of the code                       what leaves a code unchanged
+    ``similarity``      :math:`s(x, a)`                             what leaves a code unchanged
     ==================  ==========================================  ============================
-    ``"cosine"``        cosine of the angle, 0 for a zero row       rotation, scale
-    ``"inner"``         ``x . a / sqrt(d)``                         rotation
-    ``"angular"``       angle, as a share of pi                     rotation, scale
-    ``"euclidean"``     distance                                    rotation, shift
-    ``"l1"``            sum of absolute differences                 shift, permutation
-    ``"lp"``            the same with the exponent ``p``            shift, permutation
-    ``"basis_change"``  shortest c with ``anchors.T @ c = x``       rotation; every invertible
-                                                                    map, if the anchors span
+    ``"cosine"``        :math:`x^\top a / (\|x\| \, \|a\|)`,        rotation, scale
+                        0 for a zero row
+    ``"inner"``         :math:`x^\top a / \sqrt{d}`                 rotation
+    ``"angular"``       :math:`\arccos(\cos(x, a)) / \pi`           rotation, scale
+    ``"euclidean"``     :math:`\|x - a\|_2`                         rotation, shift
+    ``"l1"``            :math:`\sum_i |x_i - a_i|`                  shift, permutation
+    ``"lp"``            :math:`(\sum_i |x_i - a_i|^p)^{1/p}`        shift, permutation
+    ``"basis_change"``  entry k of the shortest r with the least    rotation; any invertible map,
+                        :math:`\|x - \sum_k r_k a_k\|`              if the anchors span the space
     ==================  ==========================================  ============================
 
-    ``normalization`` adds to this: ``"center"`` a shift; ``"standardize"`` a shift and a scale of
-    each axis, also a negative one, but it takes rotations away; ``"whiten"`` every invertible
-    affine map, where there are more anchors than axes (with ``"l1"`` and ``"lp"``, a shift and a
-    scale: whitened spaces still differ by a rotation).
+    Before that, ``normalization`` transforms samples and anchors alike, with the mean :math:`\mu`,
+    the standard deviations :math:`\sigma` and the covariance C of the anchors:
+
+    .. math::
+
+        \text{center: } x - \mu, \qquad
+        \text{standardize: } (x - \mu) / \sigma, \qquad
+        \text{whiten: } C^{-1/2} (x - \mu)
+
+    ``"center"`` makes codes invariant to shifts as well. ``"standardize"`` makes them invariant to
+    a shift and a scale of each axis, even a negative one, but no longer to rotations. ``"whiten"``
+    makes them invariant to any invertible affine map, given more anchors than axes (with ``"l1"``
+    and ``"lp"``, only to a shift and a scale, since whitened spaces still differ by a rotation).
 
     Args:
-        x: Representations of the same network as the anchors, shape ``(n, ...)``.
+        x: Representations by the same network as the anchors, shape ``(n, ...)``.
         anchors: Representations of at least 2 anchors, shape ``(K, ...)``. Their order is that of
             the entries of a code. Both are flattened to width d.
-        similarity: One of the above, or a list of M of them: a product of spaces.
-        normalization: What happens to ``x`` and ``anchors`` before, by the statistics of the
-            anchors: ``"none"``, ``"center"`` (minus their mean), ``"standardize"`` (and over their
-            standard deviation; an axis on which they agree keeps its scale) or ``"whiten"`` (and
-            times the inverse root of their covariance; axes that no anchor reaches become 0, or,
-            with K <= d, have a variance of 1e-6 of the mean one, which makes their rounding a
-            thousand times as large: whiten by more anchors than axes).
-        pool: Of a list of similarities: ``"concat"``, ``"sum"``, ``"mean"`` or ``"stack"``.
+        similarity: The function s: ``"cosine"``, ``"inner"``, ``"angular"``, ``"euclidean"``,
+            ``"l1"``, ``"lp"`` or ``"basis_change"``, or a list of M of these, which makes a product
+            of spaces.
+        normalization: What is done first, with the statistics of the anchors: ``"none"``;
+            ``"center"`` subtracts their mean; ``"standardize"`` also divides by their standard
+            deviation (an axis on which they agree keeps its scale); ``"whiten"`` instead multiplies
+            by the inverse root of their covariance. Axes that no anchor reaches become 0 or, with
+            K <= d, get 1e-6 of the mean variance, which multiplies their rounding by a thousand:
+            whiten with more anchors than axes.
+        pool: How the codes of a list of similarities are joined: ``"concat"``, ``"sum"``,
+            ``"mean"`` or ``"stack"``.
         p: Exponent of ``"lp"``, at least 1.
-        stats: What `anchor_statistics` gave for these anchors; computed where it is ``None``.
-        eps: Rows shorter than this count as this long in a cosine.
+        stats: What `anchor_statistics` returned for these anchors; ``None`` computes it.
+        eps: Smallest length of a row in a cosine: shorter rows are divided by this.
 
     Returns:
         Codes ``(n, K)``, float32 or float64; for a list of similarities ``(n, M * K)`` with
-        ``"concat"`` and ``(n, M, K)`` with ``"stack"``. Gradients reach ``x`` and ``anchors``,
-        where ``stats`` are not given.
+        ``"concat"`` and ``(n, M, K)`` with ``"stack"``. Gradients reach ``x`` and
+        ``anchors``; through the statistics only if ``stats`` is not given.
 
     Raises:
         ValueError: If an option is not one of those above, there are fewer than 2 anchors, or
@@ -131,22 +150,37 @@ def relative_projection(
 def anchor_statistics(
     anchors: Tensor, *, similarity: str | Sequence[str] = "cosine", normalization: str = "none"
 ) -> dict[str, Tensor]:
-    """What `relative_projection` needs to know of its anchors beyond themselves.
+    r"""What `relative_projection` needs to know of its anchors, beyond the anchors themselves.
 
-    Where the anchors are fixed, it is computed once and passed on as ``stats``: a covariance, or
-    the pseudo-inverse that a change of basis takes, costs more than a batch.
+    If the anchors are fixed, compute it once and pass it on as ``stats``: a covariance, or the
+    pseudo-inverse for a change of basis, costs more than a batch. With the anchors as the rows
+    :math:`a_1, \dots, a_K` of a matrix A, the statistics are
+
+    .. math::
+
+        \mu = \frac{1}{K} \sum_k a_k, \qquad
+        \sigma_i = \sqrt{C_{ii}}, \qquad
+        C = \frac{1}{K} \sum_k (a_k - \mu)(a_k - \mu)^\top, \qquad
+        A^{+}
+
+    The scale is :math:`1 / \sigma` to standardise and :math:`C^{-1/2}` to whiten; with K <= d, to
+    whiten adds :math:`10^{-6} \operatorname{tr}(C) / d` to the diagonal of C. :math:`A^{+}` is the
+    pseudo-inverse of the normalised anchors.
 
     Args:
-        anchors: See `relative_projection`.
-        similarity: See `relative_projection`.
-        normalization: See `relative_projection`.
+        anchors: Representations of at least 2 anchors, shape ``(K, ...)``; flattened to width d.
+        similarity: The similarity they are meant for, or a list of several, with the names of
+            `relative_projection`: only ``"basis_change"`` needs statistics of its own.
+        normalization: ``"none"``, ``"center"``, ``"standardize"`` or ``"whiten"``.
 
     Returns:
-        Dict of tensors: ``"mean"`` ``(d,)``; ``"scale"``, a factor of each axis ``(d,)``, or the
-        matrix that whitens ``(d, d)``; ``"inverse"``, ``(d, K)``: each where it is needed.
+        Dict of tensors, with those that are needed: ``"mean"``, :math:`\mu` ``(d,)``; ``"scale"``,
+        a factor for each axis ``(d,)``, or the whitening matrix ``(d, d)``; ``"inverse"``,
+        :math:`A^{+}` ``(d, K)``.
 
     Raises:
-        ValueError: See `relative_projection`.
+        ValueError: If an option is unknown, there are fewer than 2 anchors, or anchors to be
+            factorised are not finite.
 
     Example:
         >>> import numpy as np
@@ -156,8 +190,9 @@ def anchor_statistics(
         >>> {name: np.asarray(value).tolist() for name, value in stats.items()}
         {'mean': [2.0, 4.0], 'scale': [1.0, 0.25]}
 
-    Reference: See `relative_projection`; standardisation: García-Castellanos et al., "Relative
-    representations: topological and geometric perspectives", 2024,
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430; standardisation: García-Castellanos
+    et al., "Relative representations: topological and geometric perspectives", 2024,
     https://arxiv.org/abs/2409.10967
     """
     names = similarity_names(similarity)
@@ -174,7 +209,7 @@ def anchor_statistics(
             stats["scale"] = inverse_root_covariance(centred)
     if "basis_change" in names:
         anchors = normalized(anchors, stats)
-        # Their mean is 0 already, but for a rounding that whitening can have made large.
+        # Their mean is already 0, up to rounding, which whitening may have made large.
         stats["inverse"] = pseudo_inverse(
             anchors - column_means(anchors) if "mean" in stats else anchors
         )
@@ -182,14 +217,20 @@ def anchor_statistics(
 
 
 def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Tensor:
-    """Codes on steps of a given size, which small differences between two spaces do not cross.
+    r"""Round codes to steps of a given size, which hides small differences between two spaces.
+
+    With the size b of a step and :math:`u = r / b` for an entry r of a code, the two methods are
+
+    .. math::
+
+        \text{ste\_round: } b \operatorname{round}(u), \qquad
+        \text{smooth\_steps: } b \left( u - \frac{\sin 2 \pi u}{2 \pi} \right)
 
     Args:
         codes: Float tensor of any shape.
-        bin_size: Size of a step, a positive number.
-        method: ``"ste_round"``: rounded to the nearest step, with the gradient of the codes that
-            came in; ``"smooth_steps"``: ``b * (u - sin(2 pi u) / (2 pi))`` of ``u = codes / b``,
-            which is flat at every step and differentiable.
+        bin_size: Size b of a step, a positive number.
+        method: ``"ste_round"`` rounds to the nearest step, and passes the gradient on as if nothing
+            had been rounded; ``"smooth_steps"`` is differentiable, and flat at every step.
 
     Returns:
         Tensor of the shape of ``codes``, float32 or float64.
@@ -204,7 +245,8 @@ def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Te
         >>> np.asarray(relative.quantize(codes, bin_size=0.5)).tolist()
         [[0.0, 0.5, 1.0]]
 
-    Reference: https://arxiv.org/abs/2209.15430
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430
     """
     check_positive("bin_size", bin_size)
     check_choice("method", method, QUANTIZATIONS)
@@ -216,7 +258,13 @@ def quantize(codes: Tensor, *, bin_size: float, method: str = "ste_round") -> Te
 
 
 def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
-    """The mean similarity of each sample to the anchors of each class.
+    r"""The mean similarity of each sample to the anchors of each class.
+
+    With :math:`r_x` the code of a sample and :math:`A_c` the indices of the anchors of class c,
+
+    .. math::
+
+        r^\text{class}_{x, c} = \frac{1}{|A_c|} \sum_{k \in A_c} r_{x, k}
 
     Args:
         codes: Codes ``(..., K)``.
@@ -227,7 +275,7 @@ def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
         Tensor ``(..., classes)``, float32 or float64.
 
     Raises:
-        ValueError: If there is not one label an anchor, or a class has no anchor.
+        ValueError: If the number of labels is not that of the anchors, or a class has no anchor.
 
     Example:
         >>> import numpy as np
@@ -236,7 +284,8 @@ def class_codes(codes: Tensor, anchor_labels: ArrayLike) -> Tensor:
         >>> np.asarray(relative.class_codes(codes, [0, 0, 1])).tolist()
         [[0.5, 1.0]]
 
-    Reference: https://arxiv.org/abs/2209.15430
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, https://arxiv.org/abs/2209.15430
     """
     codes = to_float(as_tensor("codes", codes, "codes of shape (..., K)"))
     if len(codes.shape) == 0:
@@ -263,7 +312,7 @@ def check_exponent(p):
 
 
 def needed_statistics(names, normalization):
-    """The keys of what `anchor_statistics` gives."""
+    """The keys of what `anchor_statistics` returns."""
     keys = {
         "none": set(),
         "center": {"mean"},
@@ -274,10 +323,10 @@ def needed_statistics(names, normalization):
 
 
 def check_anchors(anchors, width):
-    """Raise unless there are at least 2 anchors of a width."""
+    """Raise unless there are at least 2 anchors, of the given width."""
     count, received = anchors.shape
     if count is not None and count < 2:
-        raise invalid("anchors", "at least 2 anchors, one a row", f"shape {tuple(anchors.shape)}")
+        raise invalid("anchors", "at least 2 anchors, one per row", f"shape {tuple(anchors.shape)}")
     if None not in (width, received) and width != received:
         raise ValueError(
             "Samples and anchors are of different spaces. Expected representations of one width, "
@@ -287,7 +336,7 @@ def check_anchors(anchors, width):
 
 
 def normalized(x, stats):
-    """Representations by the statistics of the anchors."""
+    """Representations, normalised by the statistics of the anchors."""
     if "mean" in stats:
         x = x - stats["mean"]
     if "scale" in stats:
@@ -307,7 +356,7 @@ def pooled(codes, pool):
 
 
 def pooled_shape(n, width, count, pool):
-    """The shape of what `pooled` makes of so many codes ``(n, width)``."""
+    """The shape of what `pooled` makes of ``count`` codes ``(n, width)``."""
     shapes = {"concat": (n, width and width * count), "stack": (n, count, width)}
     return shapes.get(pool, (n, width))
 
@@ -334,7 +383,7 @@ def class_averages(anchor_labels, count):
 
 
 def _in_own_dtype(name, x):
-    """A function of Keras that rounds float64 to float32 on JAX, without that."""
+    """A function of Keras that rounds float64 to float32 on JAX, without that rounding."""
     if keras.backend.backend() != "jax":
         return getattr(ops, name)(x)
     import jax
@@ -356,17 +405,17 @@ def _inner(x, anchors, stats, *, p, eps):
 
 def _angular(x, anchors, stats, *, p, eps):
     cosines = _cosine(x, anchors, stats, p=p, eps=eps)
-    # At the ends the slope is infinite: there it is 0, as at the tip of a distance.
+    # At the ends the slope is infinite; it is set to 0, as for a distance of 0.
     ends = ops.abs(cosines) >= 1.0
     angles = _in_own_dtype("arccos", ops.where(ends, 0.0, cosines))
     return ops.where(ends, ops.where(cosines > 0, 0.0, math.pi), angles) / math.pi
 
 
 def _euclidean(x, anchors, stats, *, p, eps):
-    # Distances do not depend on the centre; a common offset would only cost digits.
+    # Distances do not depend on the origin; a common offset would only cost digits.
     centre = ops.stop_gradient(column_means(anchors))
     x, anchors = x - centre, anchors - centre
-    # Each sample has a scale of its own, so that it does not depend on the others.
+    # Each sample has its own scale, so that its code does not depend on the others.
     reach = ops.stop_gradient(ops.max(ops.abs(anchors)))
     scale = ops.maximum(ops.stop_gradient(ops.max(ops.abs(x), axis=1, keepdims=True)), reach)
     scale = ops.where(ops.equal(scale, 0.0), 1.0, scale)
@@ -395,7 +444,7 @@ def _minkowski(x, anchors, stats, *, p, eps):
 
 
 def _by_differences(x, anchors, norm):
-    """``norm(|x_i - a_k|)`` of every pair, without an (n, K, d) array where that would be large."""
+    """``norm(|x_i - a_k|)`` of every pair, in blocks if an (n, K, d) array would be large."""
 
     def to_block(x, block):
         differences = x[:, None, :] - block[None, :, :]
@@ -408,7 +457,7 @@ def _by_differences(x, anchors, norm):
     size = max(1, ENTRIES // (n * width))
     blocks = -(-count // size)
     filled = ops.pad(anchors, [[0, blocks * size - count], [0, 0]])
-    to_block = keras.remat(to_block)  # which gives gradients to its arguments alone
+    to_block = keras.remat(to_block)  # only its arguments get gradients
     codes = ops.map(lambda b: to_block(x, b), ops.reshape(filled, (blocks, size, width)))
     return ops.reshape(ops.transpose(codes, (1, 0, 2)), (n, blocks * size))[:, :count]
 

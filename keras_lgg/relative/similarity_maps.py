@@ -6,7 +6,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -18,10 +18,11 @@ from keras_lgg.relative.comparison import finite_rows
 from keras_lgg.relative.structures import check_vocabulary, rows_of
 from keras_lgg.training.paths import layer_paths, paths_of
 from keras_lgg.training.taps import TappedModel
+from keras_lgg.types import Samples
 
 Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 Layers: TypeAlias = str | keras.layers.Layer | Sequence[str | keras.layers.Layer] | None
-BY_BATCH = "minibatch_cka"  # the one that needs no layer whole
+BY_BATCH = "minibatch_cka"  # the only one that needs no whole layer
 MEASURES: dict[str, Measure] = {
     "linear_cka": comparison.linear_cka,
     "debiased_cka": kernels.debiased_cka,
@@ -37,12 +38,15 @@ MEASURES: dict[str, Measure] = {
 
 @dataclasses.dataclass(frozen=True)
 class SimilarityMap:
-    """What a measure says of every layer of one network and every layer of another.
+    """A measure between every layer of one network and every layer of another.
+
+    Entry (i, j) of the matrix is :math:`m(A_i, B_j)`, with m the measure and :math:`A_i`,
+    :math:`B_j` what layer i of the one network and layer j of the other make of the same samples.
 
     Args:
         matrix: Array ``(p, q)`` of float64, a row for each layer of the one and a column for each
-            layer of the other. NaN where one of the two is the same for all samples, or, by
-            ``"minibatch_cka"``, has all pairs of samples equally alike.
+            layer of the other. NaN if one of the two is the same for all samples or, with
+            ``"minibatch_cka"``, makes all pairs of samples equally similar.
         layers_a: Paths of the p layers.
         layers_b: Paths of the q layers.
         measure: Name of the measure.
@@ -55,6 +59,9 @@ class SimilarityMap:
         | rsa | h1 | h2 |
         | --- | --- | --- |
         | h | 1.00 | 0.25 |
+
+    Reference: such maps for linear CKA: Kornblith et al., "Similarity of neural network
+    representations revisited", ICML 2019, https://arxiv.org/abs/1905.00414
     """
 
     matrix: np.ndarray
@@ -73,50 +80,59 @@ class SimilarityMap:
 def similarity_map(
     model_a: keras.Model,
     model_b: keras.Model,
-    x: Any,
+    x: Samples,
     *,
-    x_b: Any = None,
+    x_b: Samples | None = None,
     layers_a: Layers = None,
     layers_b: Layers = None,
     measure: str | Measure = BY_BATCH,
     batch_size: int = 256,
     pool: str | None = None,
 ) -> SimilarityMap:
-    """How alike every layer of one network is to every layer of another, on the same samples.
+    r"""How similar every layer of one network is to every layer of another, on the same samples.
 
-    Both networks run in inference mode, batch by batch. ``"minibatch_cka"`` holds the layers of
-    one batch at a time, and a matrix of all pairs in the batch for each layer: its memory does not
-    grow with the number of samples. All other measures need what the layers make of all samples,
-    ``n (d_1 + ... + d_p+q)`` numbers for layers of ``d_i`` features, and then what the measure
-    costs by itself, ``p q`` times: name the layers, or pool what has positions.
+    With a measure m, and :math:`A_1, \dots, A_p` and :math:`B_1, \dots, B_q` what the layers of the
+    two networks make of the samples, it is the matrix
+
+    .. math::
+
+        M_{ij} = m(A_i, B_j)
+
+    Both networks run in inference mode, batch by batch. ``"minibatch_cka"`` holds the layers of one
+    batch at a time, and a matrix of all pairs in the batch for each layer, so its memory does not
+    grow with the number of samples. All other measures need the layers of all samples at once:
+    ``n (d_1 + ... + d_p+q)`` numbers for layers of ``d_i`` features, and then the measure's own
+    costs ``p q`` times. Name the layers you need, or pool what has positions.
 
     Args:
-        model_a: Any Keras model that knows its input shape; of a `GeometryModel`, its ``base``.
-        model_b: Likewise; ``model_a`` itself shows how a network changes along its depth.
-        x: Array ``(n, ...)``, or a structure of such, as the models take them, in an order that
-            says nothing: shuffle what is sorted by class.
-        x_b: The same n samples as ``model_b`` takes them, where it takes others than ``model_a``;
-            by default ``x``.
-        layers_a: Paths of layers, patterns such as ``"block*"``, layers, or a list of these; see
-            `keras_lgg.layer_paths`, of which all are taken by default that return something
-            for each sample.
-        layers_b: Likewise of ``model_b``.
+        model_a: Any Keras model that knows its input shape; for a `GeometryModel`, pass its
+            ``base``.
+        model_b: The other model, likewise; ``model_a`` itself shows how a network changes along its
+            depth.
+        x: Array ``(n, ...)``, or a structure of such arrays, as the models take them, in random
+            order: shuffle samples that are sorted by class.
+        x_b: The same n samples as ``model_b`` takes them, if it takes other inputs than
+            ``model_a``; by default ``x``.
+        layers_a: Paths of layers, patterns such as ``"block*"``, layers, or a list of these. By
+            default all of `keras_lgg.layer_paths` that return something for each sample.
+        layers_b: The same for ``model_b``.
         measure: Name of a measure of this module, which is called with its defaults:
             ``"minibatch_cka"``, ``"linear_cka"``, ``"debiased_cka"``, ``"rbf_cka"``, ``"svcca"``,
             ``"pwcca"``, ``"rsa"``, ``"procrustes_distance"`` or ``"neighbour_jaccard"``. Or a
             function of two arrays ``(n, d)``, such as ``lambda a, b: svcca(a, b, variance=0.9)``.
-        batch_size: Samples that a model sees at a time, and those of a batch of
-            ``"minibatch_cka"``, as it says; at least 4.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`. Masked positions do not
+        batch_size: Number of samples that a model sees at a time, and the batch size of
+            ``"minibatch_cka"``; at least 4.
+        pool: How a layer with positions becomes one vector per sample: ``None`` (all positions,
+            flattened), ``"mean"``, ``"max"``, ``"first"`` or ``"last"``. Masked positions do not
             count.
 
     Returns:
         A `SimilarityMap`.
 
     Raises:
-        ValueError: If an argument is not as above, x and x_b differ in length or have fewer than
-            4 samples, a layer cannot be tapped or returns NaN or infinite values, or the measure
-            refuses two layers; the error says which.
+        ValueError: If an argument is not as above, ``x`` and ``x_b`` differ in length or have fewer
+            than 4 samples, a layer cannot be tapped or returns NaN or infinite values, or the
+            measure refuses two layers; the error says which.
 
     Example:
         >>> import keras, numpy as np
@@ -139,7 +155,9 @@ def similarity_map(
         >>> np.allclose(np.diag(same.matrix), 1)
         True
 
-    Reference: [1]; in batches: [2].
+    Reference: Kornblith et al., "Similarity of neural network representations revisited", ICML
+    2019, https://arxiv.org/abs/1905.00414; in batches: Nguyen et al., "Do wide and deep networks
+    learn the same things?", ICLR 2021, https://arxiv.org/abs/2010.15327
     """
     if isinstance(measure, str):
         checks.check_choice("measure", measure, tuple(MEASURES))
@@ -173,7 +191,7 @@ def similarity_map(
 
 
 class _Network:
-    """A model and those of its layers that are looked at."""
+    """A model, and the layers that are looked at."""
 
     def __init__(self, argument, model, layers, pool):
         self.name = model.name
@@ -181,7 +199,7 @@ class _Network:
         self._tapped = TappedModel(model, self.paths, pool)
 
     def look(self, batch, n):
-        """What the layers make of a batch of n samples, a float array ``(n, d)`` for each."""
+        """What the layers make of a batch of n samples, a float array ``(n, d)`` for each layer."""
         found = self._tapped.predict_on_batch(batch)[1]
         return [self._rows(path, found[path], n) for path in self.paths]
 
@@ -196,7 +214,7 @@ class _Network:
 
 
 def _chosen(argument, model, layers):
-    """Paths of the layers that are meant, each once."""
+    """Paths of the chosen layers, each once."""
     if layers is None:
         shapes = layer_paths(model)
         return [path for path, shape in shapes.items() if shape[:1] == (None,) and len(shape) > 1]
@@ -211,7 +229,7 @@ def _arrays(x):
 
 
 def _length(data):
-    """The one number of samples of all arrays."""
+    """The number of samples, the same in all arrays."""
     lengths = {np.shape(array)[:1] for _, arrays in data for array in keras.tree.flatten(arrays)}
     if len(lengths) != 1 or min(lengths) < (kernels.FEWEST,):
         shapes = [keras.tree.map_structure(np.shape, arrays) for _, arrays in data]
@@ -221,7 +239,7 @@ def _length(data):
 
 
 def _by_batch(seen: Iterator[tuple[list[np.ndarray], list[np.ndarray]]]) -> np.ndarray:
-    """`minibatch_cka` of all pairs; NaN where all samples of a layer are equally alike."""
+    """`minibatch_cka` of all pairs; NaN if all samples of a layer are equally similar."""
     cross, own_a, own_b = (
         sum(part)
         for part in zip(*(kernels.products(*_in_float64(each)) for each in seen), strict=True)

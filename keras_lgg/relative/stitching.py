@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, overload
+from typing import overload
 
 import keras
 import numpy as np
@@ -15,25 +15,33 @@ from keras_lgg.relative.stored import plain
 from keras_lgg.relative.structures import check_vocabulary, for_model, sample_count
 from keras_lgg.relative.translation import Translator
 from keras_lgg.training.rebuilding import graph_of, is_graph, layers_of
+from keras_lgg.types import Samples
 
 
 def stitch(
     encoder: keras.Model, decoder: keras.Model, *, translator: Translator | None = None
 ) -> keras.Model:
-    """One network of an encoder and a decoder that were trained apart; nothing is trained.
+    r"""One network from an encoder and a decoder that were trained apart; nothing is trained.
+
+    With the encoder :math:`e_i`, the decoder :math:`d_j` and a translator T (the identity if there
+    is none), the model is
+
+    .. math::
+
+        x \mapsto d_j(T(e_i(x)))
 
     Args:
         encoder: Model from inputs to codes ``(n, K)``, such as one that ends in a
             `keras_lgg.layers.RelativeRepresentation`.
-        decoder: Model from codes ``(n, K)`` to outputs: all that came after the codes of another
-            network, a normalisation of the codes included. Its codes must be relative to the same
+        decoder: Model from codes ``(n, K)`` to outputs: all that comes after the codes of another
+            network, including a normalisation of the codes. Its codes must be relative to the same
             anchors, in the same order.
         translator: A fitted translator, such as `Procrustes`, from the space of the encoder to
-            that of the decoder, where the codes are absolute.
+            that of the decoder, if the codes are absolute.
 
     Returns:
-        Functional `keras.Model` that shares the layers of both. Where the encoder re-encodes its
-        anchors, `keras_lgg.layers.with_fixed_anchors` makes it the model to deploy.
+        Functional `keras.Model` that shares the layers of both. If the encoder re-encodes its
+        anchors, `keras_lgg.layers.with_fixed_anchors` turns it into the model to deploy.
 
     Raises:
         ValueError: If the decoder does not take codes of this width.
@@ -51,14 +59,15 @@ def stitch(
         >>> model.predict(x, verbose=0).shape
         (9, 8)
 
-    Reference: Moschella et al., ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
     """
     _check_halves(encoder, decoder)
     graph = graph_of(encoder, "The inputs")
     inputs = keras.tree.map_structure(
         lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name), graph.input
     )
-    if encoder.name == decoder.name:  # as may be where two programs trained them
+    if encoder.name == decoder.name:  # as can happen if two programs trained them
         encoder = keras.Model(graph.input, graph.outputs[0], name=f"{encoder.name}_encoder")
     codes = encoder(inputs)
     if translator is not None:
@@ -71,16 +80,25 @@ def stitch(
 
 @dataclasses.dataclass(frozen=True)
 class StitchingReport:
-    """What every decoder makes of the codes of every encoder; see `stitching_matrix`.
+    r"""What every decoder makes of the codes of every encoder; `stitching_matrix` returns it.
 
-    Each matrix has a row for each encoder and a column for each decoder.
+    Each matrix M has a row for each of the m encoders and a column for each of the m decoders. The
+    summary compares the diagonal with the rest:
+
+    .. math::
+
+        \text{self} = \frac{1}{m} \sum_i M_{ii}, \qquad
+        \text{stitched} = \frac{1}{m (m - 1)} \sum_{i \ne j} M_{ij}, \qquad
+        \text{ratio} = \frac{\text{stitched}}{\text{self}}
 
     Args:
-        metric: Its name.
+        metric: Name of the metric.
         relative: Array ``(m, m)``: the models as they are.
-        permuted: Array ``(m, m)``: the control, with the anchors of the encoder in another order.
-        absolute: Array of the absolute baseline, NaN between spaces of two widths, or ``None``.
-        translated: Array of that baseline, translated from each space into each other, or ``None``.
+        permuted: Array ``(m, m)``: the control, with the encoder's anchors in another order.
+        absolute: Array of the absolute baseline, NaN between spaces of different widths, or
+            ``None``.
+        translated: Array of that baseline, with codes translated from each space into each other,
+            or ``None``.
 
     Example:
         >>> import numpy as np
@@ -92,6 +110,9 @@ class StitchingReport:
         | --- | --- | --- | --- |
         | relative | 0.9 | 0.75 ± 0.07071 | 0.8333 |
         | permuted anchors | 0.1125 | 0.09375 ± 0.008839 | 0.8333 |
+
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
     """
 
     metric: str
@@ -101,10 +122,10 @@ class StitchingReport:
     translated: np.ndarray | None = None
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Dict from each matrix to its numbers.
+        """Dict from the name of each matrix to its numbers.
 
-        ``"self"`` is the mean over the diagonal; ``"stitched"`` and ``"spread"`` are mean and
-        standard deviation (of a sample) over the ordered pairs of two models; ``"ratio"`` is
+        ``"self"`` is the mean over the diagonal; ``"stitched"`` and ``"spread"`` are the mean and
+        the standard deviation (of a sample) over the ordered pairs of two models; ``"ratio"`` is
         stitched over self.
         """
         return {name: _summary(matrix) for name, matrix in self._matrices().items()}
@@ -130,13 +151,13 @@ class StitchingReport:
 @overload
 def stitching_matrix(
     models: Iterable[tuple[keras.Model, keras.Model]],
-    data: tuple[Any, Any],
+    data: tuple[Samples | None, Samples],
     metric: Metric,
     *,
-    inputs: Sequence[Any] | None = None,
+    inputs: Sequence[Samples] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
     translator: Callable[[], Translator] | None = None,
-    anchors: Any = None,
+    anchors: Samples | Sequence[Samples] | None = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> StitchingReport: ...
@@ -145,13 +166,13 @@ def stitching_matrix(
 @overload
 def stitching_matrix(
     models: Iterable[tuple[keras.Model, keras.Model]],
-    data: tuple[Any, Any],
+    data: tuple[Samples | None, Samples],
     metric: list[Metric],
     *,
-    inputs: Sequence[Any] | None = None,
+    inputs: Sequence[Samples] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
     translator: Callable[[], Translator] | None = None,
-    anchors: Any = None,
+    anchors: Samples | Sequence[Samples] | None = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> dict[str, StitchingReport]: ...
@@ -159,50 +180,56 @@ def stitching_matrix(
 
 def stitching_matrix(
     models: Iterable[tuple[keras.Model, keras.Model]],
-    data: tuple[Any, Any],
+    data: tuple[Samples | None, Samples],
     metric: Metric | list[Metric],
     *,
-    inputs: Sequence[Any] | None = None,
+    inputs: Sequence[Samples] | None = None,
     absolute: Iterable[tuple[keras.Model, keras.Model]] | None = None,
     translator: Callable[[], Translator] | None = None,
-    anchors: Any = None,
+    anchors: Samples | Sequence[Samples] | None = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> StitchingReport | dict[str, StitchingReport]:
-    """How well decoders read the codes of encoders that they were not trained with.
+    r"""How well decoders read the codes of encoders that they were not trained with.
 
-    Every decoder is run on the codes of every encoder, with nothing trained in between, and once
-    more with each encoder's anchors in another order, which shows what is left where codes do not
-    match. All networks run in inference mode.
+    Every decoder runs on the codes of every encoder, with nothing trained in between. With the
+    encoder :math:`e_i` and the decoder :math:`d_j` of the i-th and the j-th model,
+
+    .. math::
+
+        M_{ij} = \text{metric}\bigl( y, d_j(e_i(x)) \bigr)
+
+    As a control, this is repeated with each encoder's anchors in another order, which shows what
+    remains if codes do not match. All networks run in inference mode.
 
     Args:
         models: List of at least 2 pairs ``(encoder, decoder)`` of Keras models, as in `stitch`;
             they may differ in seed and architecture, but must have the same anchors.
-        data: Pair of arrays ``(x, y)``, such as the test split; of an autoencoder, y is x. Where an
+        data: Pair of arrays ``(x, y)``, such as the test split; for an autoencoder, y is x. If an
             encoder takes several inputs, or strings, so does x: a dict, tuple or list of arrays.
-        metric: ``"mse"``; ``"psnr"`` (in dB) or ``"ssim"``, of images in [0, 1], also means over
-            the samples; ``"accuracy"`` or ``"f1"`` (weighted by class), of class scores against
-            integers; or a function ``metric(y, outputs)`` of NumPy arrays. Or a list of several,
-            for which all is run once.
-        inputs: Where encoders take different inputs, such as sentences in two languages: a list of
-            one x an encoder, in which row i is the same sample, say a translation; ``data`` is
-            then ``(None, y)``. The anchors must be such pairs, too: all layers have the same
-            ``indices``, from one call of `select_anchors`.
-        absolute: Pairs of models as above with absolute codes, of a baseline.
-        translator: Class of a translator, such as `Procrustes`, or a function that makes one, to
-            compare with: fitted on the anchors, it translates the codes of each absolute encoder
-            into the space of each other.
-        anchors: Inputs of the anchors, for the translator: as x in ``data``, or, with ``inputs``,
-            a list of them, one for each encoder.
-        batch_size: Samples at a time.
-        seed: Of the other order of the anchors; none stays in its place.
+        metric: ``"mse"``, ``"psnr"`` (in dB) or ``"ssim"``, the last two for images in [0, 1] and
+            averaged over the samples; ``"accuracy"`` or ``"f1"`` (weighted by class), of class
+            scores against integers; or a function ``metric(y, outputs)`` of NumPy arrays. Or a list
+            of several, for which everything runs only once.
+        inputs: If the encoders take different inputs, such as sentences in two languages: a list
+            with one x per encoder, in which row i is the same sample, such as a translation;
+            ``data`` is then ``(None, y)``. The anchors must be such pairs, too: all layers have the
+            same ``indices``, from one call of `select_anchors`.
+        absolute: Pairs of models as above, with absolute codes, as a baseline.
+        translator: Class of a translator, such as `Procrustes`, or a function that makes one, as a
+            further baseline: fitted on the anchors, it translates the codes of each absolute
+            encoder into the space of each other one.
+        anchors: Inputs of the anchors, for the translator: like x in ``data`` or, with ``inputs``,
+            a list with one for each encoder.
+        batch_size: Number of samples at a time.
+        seed: Seed of the other order of the anchors, in which none keeps its place.
 
     Returns:
-        `StitchingReport`; of several metrics, a dict from the name of each to its own.
+        `StitchingReport`; for a list of metrics, a dict from the name of each to its report.
 
     Raises:
-        ValueError: If the models are not of this form, their anchors differ in number, kind or
-            order, inputs are of different numbers of samples or not of an encoder's vocabulary, or
+        ValueError: If the models are not as above, their anchors differ in number, kind or order,
+            inputs differ in their number of samples or are outside an encoder's vocabulary, or
             the metric does not fit the data.
         ImportError: For ``"ssim"`` or ``"f1"`` without the extra ``relative``.
 
@@ -220,7 +247,8 @@ def stitching_matrix(
         >>> round(report.summary()["relative"]["ratio"], 5)
         1.0
 
-    Reference: Moschella et al., ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
+    Reference: Moschella et al., "Relative representations enable zero-shot latent space
+    communication", ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
     """
     check_positive_integer("batch_size", batch_size)
     if translator is not None and (absolute is None or anchors is None):
@@ -241,7 +269,7 @@ def stitching_matrix(
     other_order = _derangement(codes[0].shape[-1], seed)
 
     def matrices(codes_for_each, decoders):
-        """Of each metric, from the codes of each encoder as each decoder is to read them."""
+        """One matrix per metric, from the codes of each encoder as each decoder is to read them."""
         scores = [
             [
                 [score(_decoded(decoder, codes, batch_size)) for score in scorers.values()]
@@ -278,7 +306,7 @@ def stitching_matrix(
 def _summary(matrix):
     apart = matrix[~np.eye(len(matrix), dtype=bool)]
     own, stitched = np.mean(np.diag(matrix)), np.mean(apart)
-    with np.errstate(invalid="ignore"):  # a perfect image has an infinite PSNR
+    with np.errstate(invalid="ignore"):  # perfect images have an infinite PSNR
         spread = np.std(apart, ddof=1)
         ratio = stitched / own if own else np.nan
     return {
@@ -290,7 +318,7 @@ def _summary(matrix):
 
 
 def _inputs_of_each(x, y, inputs, count):
-    """One x for each of so many encoders, with as many samples as there are targets."""
+    """One x for each of ``count`` encoders, with as many samples as there are targets."""
     if inputs is None:
         check_same_length(x=np.empty(sample_count("x", x)), y=keras.tree.flatten(y)[0])
         return [x] * count
@@ -316,7 +344,7 @@ def _check_one_each(argument, given, count):
 
 
 def _anchors_of_each(anchors, is_list, count):
-    """The anchors of each of so many encoders, as many of them."""
+    """The anchors of each of ``count`` encoders."""
     if not is_list:
         return [anchors] * count
     _check_one_each("anchors", anchors, count)
@@ -324,7 +352,7 @@ def _anchors_of_each(anchors, is_list, count):
 
 
 def _in_each_space(translator, codes, anchors):
-    """For each encoder its codes as they are in each space, of which the anchors are known."""
+    """For each encoder, its codes as they are in each space whose anchors are given."""
     for here, own in zip(anchors, codes, strict=True):
         yield [
             own if here is there else translator().fit(here, there)(own).astype(own.dtype)
@@ -338,30 +366,30 @@ def _codes_of_each(models, each_x, batch_size):
 
 def _codes(encoder, x, batch_size):
     check_vocabulary("x", encoder, x)
-    # The anchors are encoded once, and not with each batch.
+    # So the anchors are encoded once, and not with each batch.
     if layers_of(encoder, RelativeRepresentation):
         encoder = with_fixed_anchors(encoder)
     codes = np.asarray(encoder.predict(for_model(x), batch_size=batch_size, verbose=0))
     if not np.isfinite(codes).all():
         raise ValueError(
             f"The codes of the encoder '{encoder.name}' are not finite. Expected numbers. "
-            "Received: NaN or infinite values. Look whether its inputs are what it was trained "
-            "with, such as ids of its own tokenizer, and whether its weights were loaded."
+            "Received: NaN or infinite values. Check that its inputs are what it was trained "
+            "with, such as ids of its own tokenizer, and that its weights were loaded."
         )
     return codes
 
 
 def _decoded(decoder, codes, batch_size):
-    """The outputs of a decoder, or ``None`` where it takes codes of another width."""
+    """The outputs of a decoder, or ``None`` if it takes codes of another width."""
     if not _fits(codes.shape, decoder):
         return None
-    if len(codes) <= batch_size:  # without what a loop over batches costs, many times over
+    if len(codes) <= batch_size:  # saves the cost of a loop over batches, many times over
         return np.asarray(keras.ops.convert_to_numpy(decoder.predict_on_batch(codes)))
     return np.asarray(decoder.predict(codes, batch_size=batch_size, verbose=0))
 
 
 def _derangement(count, seed):
-    """An order of ``count`` things that leaves none in its place."""
+    """An order of ``count`` things in which none keeps its place."""
     cycle = np.random.default_rng(seed).permutation(count)
     order = np.empty(count, int)
     order[cycle] = np.roll(cycle, 1)
@@ -402,9 +430,9 @@ def _check_widths(shape, decoder, kind):
 
 
 def _check_same_anchors(encoders, *, paired):
-    """Raise where the layers of two encoders tell that their anchors differ.
+    """Raise if the layers of two encoders show that their anchors differ.
 
-    Anchors that are paired may differ as inputs, if their indices say that they are the same.
+    Paired anchors may differ as inputs, if their indices say that they are the same samples.
     """
     first, *others = [_anchor_lists(encoder) for encoder in encoders]
     for i, lists in enumerate(others, start=1):
@@ -431,7 +459,7 @@ def _check_same_anchors(encoders, *, paired):
 
 
 def _anchor_lists(encoder):
-    """What tells apart the anchors of each relative layer of a model."""
+    """What identifies the anchors of each relative layer of a model."""
     lists = []
     for layer in layers_of(encoder, RelativeRepresentation):
         known = {}

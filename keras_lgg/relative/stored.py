@@ -1,7 +1,7 @@
 """Inputs of an encoder as weights: numbers as they are, strings as their bytes.
 
-A weight that nothing was loaded into is not taken for anchors: floats are NaN then, and integers 0
-in every place, which no anchors are that tell samples apart.
+A weight that nothing was loaded into must not pass for anchors. Floats are then NaN, and integers 0
+everywhere, which anchors that differ never are.
 """
 
 import functools
@@ -16,7 +16,7 @@ TEXT = "string"
 
 
 def prepared(arrays, float_dtype):
-    """A structure of arrays as they are kept, and one of the dtypes of what they stand for."""
+    """The arrays as they are kept, and the dtypes of what they stand for, in the same structure."""
     dtypes = keras.tree.map_structure(lambda x: _dtype_of(x, float_dtype), arrays)
     kept = [
         bytes_of(x) if dtype == TEXT and isinstance(x, np.ndarray) else x
@@ -26,7 +26,7 @@ def prepared(arrays, float_dtype):
 
 
 def plain(structure):
-    """Dicts and lists as they were, which a layer wraps when it keeps them."""
+    """Plain dicts and lists: a layer wraps those that it keeps."""
     if isinstance(structure, dict):
         return {key: plain(each) for key, each in structure.items()}
     if isinstance(structure, list | tuple):
@@ -48,7 +48,7 @@ def read(variables, dtypes):
 
 
 def bytes_of(strings):
-    """Strings ``(...)`` as an array of bytes ``(..., L)``, with zeros after their ends."""
+    """Strings ``(...)`` as an array of bytes ``(..., L)``, padded with zeros."""
     encoded = [s if isinstance(s, bytes) else str(s).encode() for s in strings.reshape(-1)]
     if any(b"\0" in s for s in encoded):
         raise invalid("anchors", "strings", "strings with a character of code 0")
@@ -76,7 +76,7 @@ def symbols(variables, dtypes):
 
 
 def spec_of(variables, dtypes):
-    """What a config says of the weights: their shapes, and what they stand for."""
+    """What a config says of the weights: their shapes, and the dtypes of what they stand for."""
     variables, dtypes = plain(variables), plain(dtypes)
     specs = [
         {"shape": list(x.shape), "dtype": dtype}

@@ -27,7 +27,7 @@ def of_arrays(x):
 
 
 def is_structure(x):
-    """Whether these are several inputs and not one array, nor a list of rows."""
+    """Whether these are several inputs, rather than one array or a list of rows."""
     x = of_arrays(x)
     if isinstance(x, dict | tuple):
         return bool(x) and all(map(_is_array, keras.tree.flatten(x)))
@@ -48,7 +48,7 @@ def leaves_of(argument, x):
 
 
 def sample_count(argument, x):
-    """How many samples there are, the same number in each array of a structure."""
+    """The number of samples, which must be the same in each array of a structure."""
     counts = {name: _count(name, leaf) for name, leaf in leaves_of(argument, x).items()}
     (first, n), *others = counts.items()
     for name, m in others:
@@ -76,7 +76,7 @@ def rows_of(x, rows):
 
 
 def for_model(x):
-    """Inputs as `predict` takes them: of strings, arrays of objects."""
+    """Inputs as `predict` takes them: strings as arrays of objects."""
 
     def taken(leaf):
         return leaf.astype(object) if isinstance(leaf, np.ndarray) and is_text(leaf) else leaf
@@ -95,7 +95,7 @@ def is_text(x):
 
 
 def check_text():
-    """Raise on backends that have no strings."""
+    """Raise on backends without strings."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(
@@ -107,14 +107,14 @@ def check_text():
 
 
 def check_is_one(encoded):
-    """Raise where an encoder returned several outputs."""
+    """Raise if an encoder returned several outputs."""
     if not hasattr(encoded, "shape"):
-        expected = "one output; of a model of more, keras.Model(model.input, one of them)"
+        expected = "one output; for a model with more, pass keras.Model(model.input, one of them)"
         raise invalid("encoder", expected, type(encoded).__name__)
 
 
 def check_vocabulary(argument, model, x):
-    """Raise where ids are beyond an embedding that an input of the model goes into."""
+    """Raise if ids are beyond the vocabulary of an embedding that takes them."""
     flat = _in_order(argument, model, x)
     for index, layer in _embeddings(model):
         name, ids = flat[index] if index < len(flat) else (None, None)
@@ -131,7 +131,7 @@ def check_vocabulary(argument, model, x):
 
 
 def _in_order(argument, model, x):
-    """Pairs of the name and the array of each input of a model, in their order there."""
+    """Pairs of the name and the array of each input of a model, in the model's order."""
     x = of_arrays(x)
     if not isinstance(x, dict) or isinstance(internals.symbolic_input(model), dict | type(None)):
         return list(leaves_of(argument, x).items())
@@ -140,11 +140,11 @@ def _in_order(argument, model, x):
 
 
 def _embeddings(model):
-    """Pairs of the number of an input and of an embedding that it goes into, and nothing else."""
+    """Pairs of the number of an input and an embedding that takes it directly."""
     encoder = getattr(model, "encoder", None)
     if not isinstance(model, keras.Model) and isinstance(encoder, keras.layers.Layer):
         yield from _embeddings(encoder)  # of a RelativeRepresentation
-    own = getattr(model, "token_embedding", model)  # as layers of KerasHub that hold one call it
+    own = getattr(model, "token_embedding", model)  # the name in layers of KerasHub that hold one
     if isinstance(own, keras.layers.Embedding) and not is_graph(model):
         yield 0, own
     if not is_graph(model):

@@ -1,11 +1,12 @@
-"""Maps from one latent space to another, fitted on the samples that both know: the anchors.
+"""Maps from one latent space to another, fitted on the samples that both share: the anchors.
 
     Procrustes()       a rotation, with shift and scale (of the space, or of each feature)
     LeastSquares()     a matrix, or the nearest orthogonal one
     Affine()           a matrix and a shift
-    InverseRelative()  the rows of the target that have the same relative codes
+    InverseRelative()  the rows of the target with the same relative codes
 
-Fitted, each is a function of NumPy arrays, and gives a plain Keras layer that does the same::
+A fitted translator is a function of NumPy arrays, and makes a plain Keras layer that does the
+same::
 
     translate = Procrustes().fit(encoder_a(anchors), encoder_b(anchors))
     stitched = keras.Sequential([encoder_a, translate.layer(), decoder_b])
@@ -27,7 +28,7 @@ from keras_lgg import checks
 from keras_lgg.relative.comparison import ROUNDING, finite_rows, unit_rows
 from keras_lgg.types import ArrayLike
 
-# A map of a larger condition number is warned of.
+# The condition number above which `fit` warns.
 LARGEST_CONDITION = 1e3
 
 
@@ -43,7 +44,7 @@ class Translator:
     shift: np.ndarray | None = None
     kernel: np.ndarray | None = None
     bias: np.ndarray | None = None
-    normalizes = False  # rows to unit length, after the shift
+    normalizes = False  # whether rows are scaled to unit length, after the shift
 
     def fit(self, source: ArrayLike, target: ArrayLike) -> Self:
         """Fit the map on the anchors.
@@ -58,16 +59,16 @@ class Translator:
             This translator.
 
         Raises:
-            ValueError: If there are not as many anchors in both, or fewer than 2, or a value is
-                NaN or infinite.
+            ValueError: If the two differ in their number of anchors, there are fewer than 2, or a
+                value is NaN or infinite.
         """
         known = finite_rows("source", source, "float64")
         wanted = finite_rows("target", target, "float64")
         if len(known) != len(wanted):
             raise ValueError(
-                "The anchors do not pair. Expected as many in both spaces, row i of both being the "
-                f"same sample. Received: {len(known)} in source and {len(wanted)} in target. Leave "
-                "out what has no counterpart."
+                "The anchors do not pair. Expected the same number in both spaces, with row i of "
+                f"both for the same sample. Received: {len(known)} in source and {len(wanted)} in "
+                "target. Leave out what has no counterpart."
             )
         if len(known) < 2:
             raise checks.invalid("source", "at least 2 anchors", f"{len(known)} of them")
@@ -88,8 +89,8 @@ class Translator:
             NumPy array of shape ``(n, d2)``, float64.
 
         Raises:
-            ValueError: If the translator is not fitted, the rows have another width than those of
-                the source, or a value is NaN or infinite.
+            ValueError: If the translator is not fitted, the width of the rows is not that of the
+                source, or a value is NaN or infinite.
         """
         kernel = self._fitted_kernel()
         rows = finite_rows("x", x, "float64")
@@ -106,11 +107,11 @@ class Translator:
     def layer(self) -> keras.layers.Layer:
         """The same map as a built Keras layer, in float32, from ``(n, d1)`` to ``(n, d2)``.
 
-        It is made of layers of Keras alone, so that a model with it loads without this package,
-        and it is trainable.
+        It consists of Keras's own layers, so a model with it loads without this package, and it is
+        trainable.
 
         Returns:
-            A `keras.layers.Dense`; of `InverseRelative` a `keras.Sequential`.
+            A `keras.layers.Dense`; for `InverseRelative`, a `keras.Sequential`.
 
         Raises:
             ValueError: If the translator is not fitted.
@@ -138,26 +139,37 @@ class Translator:
 
 
 class Procrustes(Translator):
-    """A rotation (or reflection) with a shift and a scale, the nearest one on the anchors.
+    r"""A rotation (or reflection) with a shift and a scale: the best one on the anchors.
 
-    Both spaces are centred on the mean of their anchors and divided by one number, the root of
-    the summed variance of the anchors; between these the best orthogonal matrix is taken. Spaces
-    of other widths are rotated as if the narrower one were filled up with zeros.
+    With the means :math:`\mu_X, \mu_Y` and the scales :math:`s_X, s_Y` of the anchors in the two
+    spaces, a sample x is translated to
 
-    A space that is a rotated, scaled and shifted copy is recovered exactly, given more anchors
-    than features. That is why a space has one scale and not one a feature, as in [1]: features
-    scaled one by one are in general no rotation of each other any more. With fewer anchors, the
-    rotation is known in the directions that they differ in, and arbitrary in the others.
+    .. math::
+
+        y = \frac{s_Y}{s_X} (x - \mu_X) R + \mu_Y, \qquad
+        R = U V^\top, \qquad
+        U \Sigma V^\top = \tilde X^\top \tilde Y ,
+
+    where :math:`\tilde X, \tilde Y` are the anchors, one per row, without mean and scale, and the
+    last equation is a singular value decomposition. Spaces of different widths are rotated as if
+    the narrower one were filled up with zeros.
+
+    A space that is a rotated, scaled and shifted copy is recovered exactly, given more anchors than
+    features. This is why, by default, a space has one scale, and not one per feature as in the
+    paper: features that are scaled one by one are, in general, no longer rotations of each other.
+    With fewer anchors, the rotation is determined in the directions in which they differ, and
+    arbitrary in the others.
 
     Args:
-        scale: ``"space"``: one scale for a space, as above. ``"feature"``: one for each feature,
-            its standard deviation over the anchors (1 where they agree), as in [1]. A space whose
-            axes are permuted, and scaled and shifted one by one, is then recovered exactly. A
-            space that is turned is not: the result depends on the axes in which it is written.
+        scale: ``"space"``: one scale per space, the root of the summed variance of its anchors.
+            ``"feature"``: one for each feature, its standard deviation over the anchors (1 if they
+            agree), as in the paper. A space whose axes are permuted, and scaled and shifted one by
+            one, is then recovered exactly. A rotated space is not: the result depends on the axes
+            in which it is written.
 
     Raises:
-        ValueError: If ``scale`` is neither; in `fit`, as the other translators, or if the anchors
-            are all equal in a space.
+        ValueError: If ``scale`` is neither; in `fit`, as for the other translators, or if the
+            anchors are all equal in a space.
 
     Example:
         >>> import numpy as np
@@ -167,7 +179,8 @@ class Procrustes(Translator):
         >>> Procrustes().fit(source, target)([[1.0, 0.0]]).round(6).tolist()
         [[5.0, 8.0]]
 
-    Reference: [1].
+    Reference: Maiorca et al., "Latent space translation via semantic alignment", NeurIPS 2023,
+    https://arxiv.org/abs/2311.00664
     """
 
     def __init__(self, *, scale: Literal["space", "feature"] = "space") -> None:
@@ -178,20 +191,26 @@ class Procrustes(Translator):
         standardized = _standardized if self.scale == "space" else _standardized_features
         mean, spread, x = standardized("source", source)
         bias, target_spread, y = standardized("target", target)
-        # Thin factors of the (d1, d2) product are those of the filled up one, without the zeros.
+        # The thin factors of the (d1, d2) product are those of the padded one, without the zeros.
         kernel = _nearest_orthogonal(x.T @ y) * target_spread / np.reshape(spread, (-1, 1))
         return None, kernel, bias - mean @ kernel
 
 
 class LeastSquares(Translator):
-    """The matrix that maps the anchors best in the squares, with no shift.
+    r"""The matrix that maps the anchors best in the least-squares sense, with no shift.
 
-    Of several such matrices, as of fewer anchors than features, it is the one of the smallest
-    norm. `fit` warns where the source anchors have a condition number above 1,000.
+    With the anchors as the rows of X and Y, a sample x is translated to :math:`y = x W`,
+
+    .. math::
+
+        W = \arg\min_W \|X W - Y\|_F^2
+
+    If several matrices are best, as with fewer anchors than features, it is the one of the smallest
+    norm. `fit` warns if the source anchors have a condition number above 1,000.
 
     Args:
-        orthogonal: Whether to replace the matrix by the nearest one that is orthogonal, or of
-            orthonormal rows or columns where the widths differ.
+        orthogonal: Whether to replace the matrix by the nearest orthogonal one or, if the widths
+            differ, by the nearest one with orthonormal rows or columns.
 
     Example:
         >>> import numpy as np
@@ -204,7 +223,8 @@ class LeastSquares(Translator):
         >>> np.allclose(kernel, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
         True
 
-    Reference: [1].
+    Reference: Maiorca et al., "Latent space translation via semantic alignment", NeurIPS 2023,
+    https://arxiv.org/abs/2311.00664
     """
 
     def __init__(self, *, orthogonal: bool = False) -> None:
@@ -217,10 +237,17 @@ class LeastSquares(Translator):
 
 
 class Affine(Translator):
-    """The matrix and the shift that together map the anchors best in the squares.
+    r"""The matrix and the shift that together map the anchors best in the least-squares sense.
 
-    Of several such matrices, as of no more anchors than features, it is the one of the smallest
-    norm. `fit` warns where the source anchors, centred, have a condition number above 1,000.
+    With the anchors as the rows :math:`x_k` and :math:`y_k`, a sample x is translated to
+    :math:`y = x W + b`,
+
+    .. math::
+
+        W, b = \arg\min_{W, b} \sum_k \|x_k W + b - y_k\|^2
+
+    If several matrices are best, as with no more anchors than features, it is the one of the
+    smallest norm. `fit` warns if the source anchors, centred, have a condition number above 1,000.
 
     Example:
         >>> import numpy as np
@@ -230,7 +257,8 @@ class Affine(Translator):
         >>> Affine().fit(source, target)([[1.0, 1.0]]).round(6).tolist()
         [[6.0, 8.0]]
 
-    Reference: [1].
+    Reference: Maiorca et al., "Latent space translation via semantic alignment", NeurIPS 2023,
+    https://arxiv.org/abs/2311.00664
     """
 
     def _solve(self, source, target):
@@ -241,20 +269,26 @@ class Affine(Translator):
 
 
 class InverseRelative(Translator):
-    """Through relative codes: what in the target has the cosines that a sample has in the source.
+    r"""Translation through relative codes: the row of the target with the cosines of the source.
 
-    A sample becomes its cosines to the source anchors, and these become the row of the target
-    space whose products with the target anchors, of unit length, are nearest to them in the
-    squares. The length of a sample is lost: the result has about unit length. A target space that
-    is a rotated and scaled copy is met exactly in direction where the anchors span it; fewer
-    anchors give what of it lies in their span. A row of zeros becomes a row of zeros.
+    A sample becomes its cosines to the source anchors, and these become the row of the target space
+    whose products with the target anchors, at unit length, match them best in the least-squares
+    sense. With the anchors at unit length as the rows of :math:`\hat X` and :math:`\hat Y`, and
+    :math:`{}^{+}` the pseudo-inverse, a sample x is translated to
 
-    `fit` warns where the target anchors, of unit length, have a condition number above 1,000.
+    .. math::
+
+        y = \frac{x}{\|x\|} \hat X^\top \bigl( \hat Y^\top \bigr)^{+}
+
+    The length of a sample is lost: the result has roughly unit length. If the target is a rotated
+    and scaled copy, its directions are recovered exactly if the anchors span it; fewer anchors
+    recover the part in their span. A row of zeros becomes a row of zeros.
+
+    `fit` warns if the target anchors, at unit length, have a condition number above 1,000.
 
     Args:
         center: Whether to subtract the mean of its anchors from each space first, and to add that
-            of the target last, as for spaces that are shifted, too. Needs more anchors than
-            features.
+            of the target last, for spaces that are also shifted. Needs more anchors than features.
         scale: Whether to multiply the result by the mean length of the target anchors (centred,
             with ``center``).
 
@@ -266,7 +300,10 @@ class InverseRelative(Translator):
         >>> InverseRelative().fit(source, target)([[2.0, 0.0], [0.0, 0.0]]).round(6).tolist()
         [[0.6, 0.8], [0.0, 0.0]]
 
-    Reference: [2]; the relative codes are those of [3].
+    Reference: Maiorca et al., "Latent space translation via inverse relative projection",
+    https://arxiv.org/abs/2406.15057; the relative codes: Moschella et al., "Relative
+    representations enable zero-shot latent space communication", ICLR 2023,
+    https://arxiv.org/abs/2209.15430
     """
 
     normalizes = True
@@ -289,16 +326,16 @@ class InverseRelative(Translator):
 
 
 def _standardized(argument, anchors):
-    """Mean, root of the summed variance, and the anchors without both."""
+    """Mean, root of the summed variance, and the anchors with both removed."""
     mean, centred = _centred(argument, anchors)
     peak = np.max(np.abs(centred))  # squares of very large or small numbers would be lost
-    # The summed and not the mean variance: zeros that fill up a space do not change it.
+    # The summed variance, not the mean one: zeros that pad a space do not change it.
     spread = peak * np.linalg.norm(centred / peak) / math.sqrt(len(anchors))
     return mean, spread, centred / spread
 
 
 def _standardized_features(argument, anchors):
-    """Means, standard deviations, and the anchors without both."""
+    """Means, standard deviations, and the anchors with both removed."""
     mean, centred = _centred(argument, anchors)
     peak = np.max(np.abs(centred), axis=0)
     varies = peak > ROUNDING * np.finfo("float64").eps * np.max(np.abs(anchors), axis=0)
@@ -309,7 +346,7 @@ def _standardized_features(argument, anchors):
 
 
 def _centred(argument, anchors):
-    """Mean, and the anchors without it."""
+    """The mean, and the anchors minus it."""
     if (anchors == anchors[:1]).all():
         raise checks.invalid(argument, "anchors that differ", f"{len(anchors)} equal rows")
     mean = anchors.mean(axis=0)

@@ -1,9 +1,9 @@
-"""What an embedding is worth: do samples find those that are like them?
+"""How good an embedding is for retrieval: do samples find those that are like them?
 
     evaluate(queries, keys)      recall, precision and mean ranks, by labels or by pairs
     neighbours(queries, keys)    the nearest keys themselves
 
-Exact, on arrays of any backend and on Keras models, in blocks. `keras_lgg.plots.neighbours` draws
+Both are exact, work in blocks, and take arrays of any backend. `keras_lgg.plots.neighbours` draws
 what was found, and `keras_lgg.callbacks.RetrievalMonitor` measures an embedding while it trains.
 """
 

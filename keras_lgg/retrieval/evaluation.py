@@ -1,7 +1,6 @@
-"""What an embedding is worth for retrieval."""
+"""Measures of an embedding by retrieval."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -9,12 +8,12 @@ import numpy as np
 from keras_lgg.checks import check_positive_integer, invalid
 from keras_lgg.retrieval.relevance import relevance
 from keras_lgg.retrieval.search import Search
-from keras_lgg.types import ArrayLike
+from keras_lgg.types import ArrayLike, Samples
 
 
 def evaluate(
-    queries: Any,
-    keys: Any = None,
+    queries: Samples,
+    keys: Samples | None = None,
     *,
     labels: ArrayLike | None = None,
     key_labels: ArrayLike | None = None,
@@ -24,36 +23,47 @@ def evaluate(
     engine: str = "numpy",
     model: keras.Model | None = None,
 ) -> dict[str, float]:
-    """How well queries find the keys that are relevant to them.
+    r"""How well queries find the keys that are relevant to them.
 
-    Relevant are the keys that share a class with the query, or that are paired with it. All keys
-    are ranked by their nearness, exactly (see `neighbours`, also on keys at the same distance);
-    queries without a relevant key do not count.
+    Keys are relevant if they share a class with the query, or are paired with it. All keys are
+    ranked by their nearness, exactly; equally near ones in the order of their indices. Queries
+    without a relevant key do not count. For a query with R relevant keys, let :math:`\text{rel}(i)`
+    be 1 if the key at rank i is relevant, else 0, and :math:`P(i)` the share of relevant keys among
+    the i nearest. Then
+
+    .. math::
+
+        \text{R-precision} = P(R), \qquad
+        \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{R} P(i) \, \text{rel}(i), \qquad
+        \text{MRR} = \frac{1}{\min \{ i : \text{rel}(i) = 1 \}} ,
+
+    each averaged over the queries.
 
     Args:
-        queries: Embeddings ``(n, ...)``; or what ``model`` embeds.
-        keys: Embeddings ``(m, ...)``, likewise; ``None`` takes the queries, each of which leaves
-            out its own row.
+        queries: Embeddings ``(n, ...)``; with a ``model``, what it embeds.
+        keys: Embeddings ``(m, ...)``, likewise; ``None`` searches among the queries, each of which
+            leaves out its own row.
         labels: Classes of the queries: integers ``(n,)`` or ``(n, 1)``, or one-hot or multi-hot
-            rows ``(n, c)``, of which two are relevant to each other that share a class.
-        key_labels: Those of the keys, where there are keys.
-        pairs: In place of labels: the index of the one relevant key of each query, ``(n,)``; or
-            rows of a query and a key, ``(m, 2)``, as many as are relevant.
-        k: Cut-offs of the recall.
-        metric: See `neighbours`.
-        engine: See `neighbours`; faiss is slow where many keys are relevant to a query.
+            rows ``(n, c)``, where two samples are relevant to each other if they share a class.
+        key_labels: Classes of the keys, likewise, if there are keys.
+        pairs: Instead of labels: the index of the one relevant key of each query, ``(n,)``; or rows
+            ``(m, 2)`` of a query and a relevant key, in any number.
+        k: Cut-offs of the recall, a sequence of positive integers.
+        metric: What makes a key near: ``"cosine"``, ``"euclidean"`` or ``"inner"`` (the largest
+            inner product).
+        engine: ``"numpy"``, or ``"faiss"`` for faiss's exact search, of the extra ``faiss``; faiss
+            is slow if many keys are relevant to a query.
         model: Keras model whose outputs are the embeddings, run by ``predict``.
 
     Returns:
-        Dict of floats, means over the queries that count, with R the number of relevant keys of a
-        query:
+        Dict of floats, means over the queries that count:
 
-        * ``"recall@k"`` for each k: whether a relevant key is among the k nearest, as metric
-          learning calls recall;
-        * ``"precision@1"``: whether the nearest is relevant;
+        * ``"recall@k"`` for each k: 1 if a relevant key is among the k nearest, else 0, which is
+          what metric learning calls recall;
+        * ``"precision@1"``: :math:`P(1)`, 1 if the nearest key is relevant;
         * ``"r_precision"``: the share of relevant keys among the R nearest;
-        * ``"map@r"``: the mean over the first R ranks of the precision up to a rank, 0 where the
-          key at that rank is not relevant (MAP@R);
+        * ``"map@r"``: MAP@R, the precision averaged over the first R ranks, where ranks of keys
+          that are not relevant count as 0;
         * ``"mrr"``: 1 over the rank of the first relevant key.
 
     Raises:
@@ -69,8 +79,8 @@ def evaluate(
         >>> retrieval.evaluate(embeddings, embeddings[::-1], pairs=[3, 2, 1, 0])["mrr"]
         1.0
 
-    Reference: Musgrave et al., "A metric learning reality check", ECCV 2020, for MAP@R and
-    R-precision.
+    Reference: MAP@R and R-precision: Musgrave et al., "A metric learning reality check", ECCV 2020,
+    https://arxiv.org/abs/2003.08505
     """
     cutoffs = _checked_cutoffs(k)
     if model is not None:
@@ -87,20 +97,20 @@ def evaluate(
     if not len(counted):
         raise ValueError(
             "No query has a relevant key. Expected two samples of some class, or a pair. "
-            f"Received: {search.count} queries without any. Look at the labels."
+            f"Received: {search.count} queries without any. Check the labels."
         )
     search.each(keep, counted, np.maximum(relevant.counts[counted], max(cutoffs)))
     return dict(zip(names, found[counted].mean(axis=0).tolist(), strict=True))
 
 
 def measure_names(k):
-    """The names of what `evaluate` returns, in its order, or raise where a cut-off is invalid."""
+    """The names of what `evaluate` returns, in order; raises if a cut-off is invalid."""
     recalls = [f"recall@{cutoff}" for cutoff in _checked_cutoffs(k)]
     return [*recalls, "precision@1", "r_precision", "map@r", "mrr"]
 
 
 def _of_block(block, relevant, cutoffs):
-    """What `evaluate` returns, of each query of a block: an array ``(b, measures)``."""
+    """What `evaluate` returns, for each query of a block: an array ``(b, measures)``."""
     hits = relevant.among(block.rows, block.nearest)
     measures = [hits[:, :cutoff].any(axis=1) for cutoff in cutoffs]
     measures.append(hits[:, 0])
@@ -121,7 +131,7 @@ def _first_ranks(block, relevant, hits):
     for place, similarities in zip(far, block.similarities(far), strict=True):
         keys = relevant.of(block.rows[place])
         best = keys[np.argmax(similarities[keys])]
-        least = similarities[best]  # of equal keys, those before it are ranked before it
+        least = similarities[best]  # equal keys rank before it if they come before it
         ranks[place] = 1 + np.count_nonzero(similarities[:best] >= least)
         ranks[place] += np.count_nonzero(similarities[best:] > least)
     return ranks

@@ -1,4 +1,4 @@
-"""Which keys are relevant to a query: those that share a class, or are paired with it."""
+"""Which keys are relevant to a query: those that share a class with it, or are paired with it."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from keras_lgg.checks import invalid
 from keras_lgg.graphs.arrays import host_array
 from keras_lgg.graphs.labels import are_class_indices, check_known
 
-PAIRS = "indices of keys (n,), one a query, or pairs (m, 2) of a query and a key"
+PAIRS = "indices of keys (n,), one per query, or pairs (m, 2) of a query and a key"
 
 
 class Relevance:
     """Which keys are relevant to each query.
 
     Args:
-        key_count: How many keys there are.
+        key_count: The number of keys.
 
     Attributes:
-        counts: How many keys are relevant to each query, ``(n,)``.
+        counts: The number of keys that are relevant to each query, ``(n,)``.
     """
 
     counts: np.ndarray
@@ -29,7 +29,7 @@ class Relevance:
         raise NotImplementedError
 
     def among(self, rows, keys):
-        """Which of some keys ``(b, k)`` of queries ``(b,)``, none its own, are relevant to it."""
+        """Which of some keys ``(b, k)``, none its own row, are relevant to queries ``(b,)``."""
         known = np.zeros((len(rows), self._key_count), bool)
         for row, i in zip(known, rows, strict=True):
             row[self.of(i)] = True
@@ -37,7 +37,7 @@ class Relevance:
 
 
 class Classes(Relevance):
-    """Relevant are the keys of the query's class.
+    """The keys of the query's class are relevant.
 
     Args:
         queries: Class numbers ``(n,)``.
@@ -64,7 +64,7 @@ class Classes(Relevance):
 
 
 class SharedClasses(Relevance):
-    """As `Classes`, of rows ``(n, c)`` of which the entries that are not 0 are the classes."""
+    """Like `Classes`, for rows ``(n, c)`` whose nonzero entries are the classes."""
 
     def __init__(self, queries, keys, among_themselves):
         super().__init__(len(keys))
@@ -82,12 +82,12 @@ class SharedClasses(Relevance):
 
 
 class Paired(Relevance):
-    """Relevant are the keys that are paired with the query.
+    """The keys that are paired with the query are relevant.
 
     Args:
         pairs: Rows of a query and a key, ``(m, 2)``.
-        count: How many queries there are.
-        key_count: And how many keys.
+        count: The number of queries.
+        key_count: The number of keys.
     """
 
     def __init__(self, pairs, count, key_count):
@@ -102,7 +102,7 @@ class Paired(Relevance):
 
 
 def _codes(*labels):
-    """Class numbers ``(n,)`` of any dtypes, as int32 from 0 on, alike for both."""
+    """Class numbers ``(n,)`` of any dtype, as int32 from 0 on, the same numbering for both."""
     if len({x.dtype for x in labels}) > 1:  # NumPy would compare them in floats
         labels = [np.array([int(number) for number in x.tolist()], object) for x in labels]
     _, codes = np.unique(np.concatenate(labels), return_inverse=True)
@@ -110,11 +110,11 @@ def _codes(*labels):
 
 
 def relevance(search, labels, key_labels, pairs):
-    """What `evaluate` was told of the keys that are relevant, read and checked."""
+    """The relevant keys as `evaluate` was told them, read and checked."""
     if (labels is None) == (pairs is None):
         raise ValueError(
-            "What is relevant to a query is told by its labels or by pairs. Expected one of "
-            f"`labels` and `pairs`. Received: {'neither' if labels is None else 'both'}."
+            "Labels or pairs say which keys are relevant to a query. Expected one of `labels` and "
+            f"`pairs`. Received: {'neither' if labels is None else 'both'}."
         )
     if pairs is not None:
         return Paired(_read_pairs(search, pairs), search.count, search.key_count)

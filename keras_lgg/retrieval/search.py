@@ -18,8 +18,8 @@ from keras_lgg.types import ArrayLike
 
 METRICS = ("cosine", "euclidean", "inner")
 ENGINES = ("numpy", "faiss")
-# Similarities in a block: as many as a cache may hold, fewer where many threads have blocks, and so
-# many that it is worth a thread.
+# Similarities in a block: as many as a cache may hold, fewer if many threads have blocks, and
+# enough to be worth a thread.
 ENTRIES, ALL_ENTRIES, FEW_ENTRIES = 2**23, 2**26, 2**20
 
 
@@ -31,20 +31,28 @@ def neighbours(
     metric: str = "cosine",
     engine: str = "numpy",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k keys that are nearest to each query, the nearest first.
+    r"""The k keys that are nearest to each query, the nearest first.
 
-    Exact, in float32: each query is compared with each key. Of keys at the same distance, the one
-    of the smaller index comes first; a matrix product may round equal keys differently.
+    By ``metric``, near keys are those with a large :math:`s(q, x)`, for a query q and a key x:
+
+    .. math::
+
+        \text{cosine: } \frac{q^\top x}{\|q\| \, \|x\|}, \qquad
+        \text{euclidean: } -\|q - x\|_2, \qquad
+        \text{inner: } q^\top x
+
+    The search is exact, in float32: each query is compared with each key. Equally near keys come in
+    the order of their indices; a matrix product may, however, round equal keys differently.
 
     Args:
         queries: Embeddings ``(n, ...)``, flattened.
-        keys: Embeddings ``(m, ...)`` of the same width; ``None`` searches among the queries
-            themselves, of which each leaves out its own row.
-        k: How many; all keys, where there are fewer.
+        keys: Embeddings ``(m, ...)`` of the same width; ``None`` searches among the queries, each
+            of which leaves out its own row.
+        k: Number of keys to find; if there are fewer, all of them.
         metric: ``"cosine"``, ``"euclidean"`` or ``"inner"`` (the largest inner product).
         engine: ``"numpy"``, or ``"faiss"`` for faiss's exact search, of the extra ``faiss``: the
-            same up to the rounding. Of keys at the same distance, any may come first and, where
-            there are more of them than places, be left out. On CPUs it took 4 times as long.
+            same results up to rounding. Among equally near keys, any may come first and, if there
+            are more of them than places, be left out. On CPUs it took 4 times as long.
 
     Returns:
         Indices ``(n, k)``, int64, and what they were ranked by, ``(n, k)``, float32: cosines,
@@ -60,6 +68,9 @@ def neighbours(
         >>> found, cosines = retrieval.neighbours(np.array([[1.0, 0], [1, 1], [0, 1]]), k=1)
         >>> found.tolist()
         [[1], [0], [1]]
+
+    Reference: this is brute-force k-nearest-neighbour search; the faiss engine: Douze et al., "The
+    Faiss library", https://arxiv.org/abs/2401.08281
     """
     check_positive_integer("k", k)
     search = Search(queries, keys, metric, engine)
@@ -101,17 +112,17 @@ class Search:
             self._index.add(self._keys)
 
     def _prepare(self, queries, keys, metric):
-        """Rows of which an inner product is the similarity, but for the squares of distances."""
+        """Rows whose inner product is the similarity, except for the squares of distances."""
         self._scale, self._squares = 0, None
         if metric == "cosine":
             queries, keys = unit_rows(queries), unit_rows(keys)
-        else:  # near 1, or squares would over- or underflow
+        else:  # scaled to near 1, or squares would over- or underflow
             scales = [_exponent(queries), _exponent(keys)]
             if metric == "euclidean":
                 scales = 2 * [max(scales)]
             queries, keys = np.ldexp(queries, -scales[0]), np.ldexp(keys, -scales[1])
             self._scale = scales[0] if metric == "euclidean" else sum(scales)
-        if metric == "euclidean":  # far from 0, squares would lose what sets points apart
+        if metric == "euclidean":  # far from 0, squares would lose what distinguishes points
             centre = keys.mean(axis=0, dtype="float64")
             queries, keys = queries - centre, keys - centre
         self._queries, self._keys = (x.astype("float32", copy=False) for x in (queries, keys))
@@ -121,17 +132,17 @@ class Search:
 
     @property
     def count(self):
-        """How many queries there are."""
+        """The number of queries."""
         return len(self._queries)
 
     @property
     def key_count(self):
-        """How many keys there are, the query's own row among them."""
+        """The number of keys, including the query's own row."""
         return len(self._keys)
 
     @property
     def candidates(self):
-        """How many keys a query can find."""
+        """The number of keys that a query can find."""
         return len(self._keys) - self.among_themselves
 
     def each(self, function, rows, ks):
@@ -140,10 +151,10 @@ class Search:
         Args:
             function: What is done with a block; several run side by side.
             rows: Indices ``(n,)`` of the queries.
-            ks: How many keys each of them is to find, at least; of all keys, where there are fewer.
+            ks: How many keys each of them must find at least; if there are fewer, all.
         """
         ks = np.minimum(ks, self.candidates)
-        order = np.argsort(ks, kind="stable")  # that those of a block find about as many
+        order = np.argsort(ks, kind="stable")  # so that those of a block find about equally many
         kind, threads = (Block, _cores()) if self._index is None else (FaissBlock, 1)
         least, most = (
             max(1, entries // len(self._keys))
@@ -156,13 +167,13 @@ class Search:
             function(kind(self, rows[part], int(ks[part[-1]])))
 
         threads = min(threads, len(parts))
-        # NumPy lets other threads run while it multiplies and sorts.
+        # NumPy releases other threads while it multiplies and sorts.
         with _one_thread_each(threads), concurrent.futures.ThreadPoolExecutor(threads) as pool:
             for done in [pool.submit(on_block, part) for part in parts]:
                 done.result()
 
     def similarities(self, rows):
-        """Those of some queries to all keys, ``(b, m)``: the larger, the nearer."""
+        """Similarities of some queries to all keys, ``(b, m)``: the larger, the nearer."""
         queries = self._queries[rows]
         if self._squares is None:
             found = queries @ self._keys.T
@@ -174,18 +185,18 @@ class Search:
         return found
 
     def as_given(self, rows, similarities):
-        """Similarities ``(b, k)`` of some queries as the metric has them."""
+        """Similarities ``(b, k)`` of some queries, in terms of the metric."""
         if self._squares is not None:
             squares = self._own_squares[rows][:, None] - similarities
             similarities = np.sqrt(np.maximum(squares, 0))
         return np.ldexp(similarities, self._scale)
 
     def by_faiss(self, rows, k):
-        """Indices of the nearest keys and how near they are, ``(b, k)``, as the metric has it."""
+        """Indices of the nearest keys and how near they are, ``(b, k)``, in terms of the metric."""
         values, keys = self._index.search(self._queries[rows], k + self.among_themselves)
         if self.among_themselves:
             others = keys != rows[:, None]
-            others[others.all(axis=1), -1] = False  # where enough others are as near as itself
+            others[others.all(axis=1), -1] = False  # if enough others are as near as itself
             values, keys = (x[others].reshape(len(rows), k) for x in (values, keys))
         if self._squares is not None:
             values = np.sqrt(np.maximum(values, 0))
@@ -198,7 +209,7 @@ class Block:
     Args:
         search: The `Search`.
         rows: Indices ``(b,)`` of the queries.
-        k: How many keys each finds.
+        k: How many keys each of them finds.
 
     Attributes:
         nearest: Indices ``(b, k)`` of the keys, the nearest first.
@@ -211,12 +222,12 @@ class Block:
 
     @property
     def values(self):
-        """How near these are, ``(b, k)``, as the metric has it."""
+        """How near these keys are, ``(b, k)``, in terms of the metric."""
         found = np.take_along_axis(self._similarities, self.nearest, axis=1)
         return self._search.as_given(self.rows, found)
 
     def similarities(self, places):
-        """Of the queries at some places of the block, one after the other: those to all keys."""
+        """Similarities to all keys, for the queries at some places of the block, one by one."""
         return (self._similarities[i] for i in places)
 
 
@@ -242,14 +253,14 @@ def _rows(argument, given):
 
 
 def _exponent(x):
-    """That of the power of 2 above the largest entry."""
+    """The exponent of the power of 2 above the largest entry."""
     return int(np.frexp(np.max(np.abs(x)))[1])
 
 
 def _one_thread_each(threads):
-    """A context in which products are not shared by threads, where several run side by side.
+    """A context in which products do not use several threads, if several run side by side.
 
-    A quarter of the time: needs threadpoolctl, which scikit-learn brings.
+    This takes a quarter of the time. It needs threadpoolctl, which scikit-learn brings.
     """
     if threads == 1 or not importlib.util.find_spec("threadpoolctl"):
         return contextlib.nullcontext()

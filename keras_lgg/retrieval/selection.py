@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-# One column of so many is looked at first. A prime: classes that take turns are all among them.
+# One column in this many is looked at first. A prime, so that classes in turn are all among them.
 STRIDE = 13
-FEW = 64  # candidates above twice the number wanted that a row may have
+FEW = 64  # how many candidates a row may have beyond twice the number wanted
 
 
 def largest(rows, k):
-    """Columns of the k largest of each row, the largest first, of equal ones the first.
+    """Columns of the k largest entries of each row, the largest first, of equal ones the first.
 
     Args:
         rows: Finite or infinite numbers ``(b, m)``, float32.
@@ -35,10 +35,10 @@ def largest(rows, k):
 
 
 def _candidates(rows, k):
-    """A mask of k entries of each row, or a few more, among which the k largest are."""
+    """A mask of k entries of each row, or a few more, that include the k largest."""
     sample = rows[:, ::STRIDE]
     share = k / STRIDE
-    # Of the sample, so many are seldom among the k largest: what they exceed can be left out.
+    # Rarely are more of the sample among the k largest: what lies below these can be left out.
     kept = math.ceil(share + 2 * math.sqrt(share)) + 1
     if kept >= sample.shape[1]:
         return np.ones(rows.shape, bool)
@@ -51,10 +51,10 @@ def _candidates(rows, k):
 
 
 def _places(mask):
-    """Where a mask is set, in all its rows as in one."""
+    """Where a mask is set, in all its rows, flattened."""
     mask = mask.reshape(-1)
     count = np.count_nonzero(mask)
-    # Where a tenth is set NumPy takes another way, which is twice as fast as that for a twentieth.
+    # If a tenth is set, NumPy takes another path, twice as fast as that for a twentieth.
     more = max(0, mask.size // 9 - count) if count > mask.size // 33 else 0
     return np.flatnonzero(np.concatenate([mask, np.ones(more, bool)]))[:count]
 
@@ -65,7 +65,7 @@ def _counts(mask):
 
 
 def _exactly(row, k):
-    """A mask of the k largest of a row, of equal ones the first."""
+    """A mask of the k largest entries of a row; of equal ones, the first."""
     least = np.partition(row, -k)[-k]
     found = row > least
     found[np.flatnonzero(row == least)[: k - np.count_nonzero(found)]] = True
@@ -73,7 +73,7 @@ def _exactly(row, k):
 
 
 def _sortable(rows, places):
-    """Integers that stand in the order of the largest value and, of equal ones, the first place."""
+    """Integers in the order of largest value first and, for equal values, first place first."""
     values = rows.reshape(-1).take(places)
     values += np.float32(0)  # a negative zero equals the other
     bits = values.view("int32")

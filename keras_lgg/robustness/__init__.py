@@ -1,6 +1,6 @@
-"""How well a trained classifier stands noise, corruptions, attacks, faults and typos.
+"""How well a trained classifier withstands noise, corruptions, attacks, faults and typos.
 
-`evaluate` takes a model, data and a list of perturbations, and gives a table of accuracies::
+`evaluate` takes a model, data and a list of perturbations, and returns a table of accuracies::
 
     from keras_lgg import robustness
 

@@ -1,4 +1,4 @@
-"""Attacks on the pixels of a classifier; `keras_lgg.robustness` is their public face."""
+"""Attacks on the pixels of a classifier; their public face is `keras_lgg.robustness`."""
 
 import dataclasses
 import functools
@@ -37,14 +37,27 @@ class _Attack(ModelPerturbation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FGSM(_Attack):
-    """One step along the sign of the gradient: the fast gradient sign method.
+    r"""Fast gradient sign method: one step along the sign of the gradient.
 
-    ``x + epsilon * sign(gradient)``, clipped to [0, 1]. Give exactly one of the two sweeps.
+    With :math:`\mathcal{L}` the cross-entropy of an image x with label y, the attacked image is
+
+    .. math::
+
+        x' = \operatorname{clip}_{[0, 1]} \bigl( x + \varepsilon \operatorname{sign}
+        \nabla_x \mathcal{L}(x, y) \bigr)
+
+    Give exactly one of the two sweeps. With ``snr``, each image gets its own step
+    :math:`\varepsilon`, such that, before clipping,
+
+    .. math::
+
+        \text{SNR} = 20 \log_{10} \frac{\|x\|_2}{\|\varepsilon \operatorname{sign}
+        \nabla_x \mathcal{L}\|_2}
 
     Args:
-        epsilons: Step sizes in pixels of [0, 1], such as ``(2 / 255, 4 / 255, 8 / 255)``.
-        snr: Signal-to-noise ratios in dB, such as ``(33,)``: each image gets the step at which
-            ``20 log10(||x|| / ||epsilon * sign||)`` is that number, before clipping.
+        epsilons: Step sizes :math:`\varepsilon`, for pixels in [0, 1], such as
+            ``(2 / 255, 4 / 255, 8 / 255)``.
+        snr: Signal-to-noise ratios in dB, such as ``(33,)``.
 
     Its name is "FGSM", or "FGSM at SNR"; its severities are the numbers given.
 
@@ -98,18 +111,30 @@ class FGSM(_Attack):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PGD(_Attack):
-    """Steps along the gradient, clipped to [0, 1] and projected on a ball around the image.
+    r"""Projected gradient descent: steps along the gradient, projected on a ball around the image.
 
-    In this order, as ART has it [2]: what the clipping takes leaves the others more of the radius.
-    The image is in [0, 1], and so is all that lies between it and the clipped point.
+    From the image :math:`x_0`, or a random start in the ball, each of the steps is
+
+    .. math::
+
+        x_{t+1} = x_0 + \Pi_\varepsilon \bigl( \operatorname{clip}_{[0, 1]}(x_t + \alpha d_t) - x_0
+        \bigr) ,
+
+    where :math:`\alpha` is the step size, :math:`\Pi_\varepsilon` projects on the ball of radius
+    :math:`\varepsilon`, and the direction :math:`d_t` is the sign of the gradient of the
+    cross-entropy or, with the norm "l2", the gradient at unit length.
+
+    Clipping comes before the projection, as in the Adversarial Robustness Toolbox: what clipping
+    takes from some pixels leaves more of the radius to the others. The image is in [0, 1], and so
+    is all that lies between it and the clipped point.
 
     Args:
-        epsilons: Radii of the ball, in pixels of [0, 1].
-        norm: "linf" (steps along the sign) or "l2" (along the gradient at unit length, whose
-            length over all the pixels of an image is what the radius is).
+        epsilons: Radii :math:`\varepsilon` of the ball, for pixels in [0, 1].
+        norm: The norm of the ball: "linf", for the largest change of a pixel, or "l2", for the
+            length of the change over all pixels of an image.
         steps: Number of steps.
-        step_size: Length of a step, or None for ``2.5 * epsilon / steps``.
-        random_start: Whether to start at a uniform draw from the ball, or at the image.
+        step_size: Step size :math:`\alpha`, or None for ``2.5 * epsilon / steps``.
+        random_start: Whether to start at a uniform draw from the ball, rather than at the image.
 
     Its name is "PGD L-inf" or "PGD L2"; its severities are the epsilons.
 
@@ -121,9 +146,9 @@ class PGD(_Attack):
         >>> robustness.PGD(epsilons=(8 / 255,), steps=20).name
         'PGD L-inf'
 
-    References: Madry et al., "Towards deep learning models resistant to adversarial attacks",
-    ICLR 2018, https://arxiv.org/abs/1706.06083; [2] Nicolae et al., "Adversarial Robustness Toolbox
-    v1.0.0", 2018, https://arxiv.org/abs/1807.01069
+    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR
+    2018, https://arxiv.org/abs/1706.06083; the order of clipping and projection: Nicolae et al.,
+    "Adversarial Robustness Toolbox v1.0.0", 2018, https://arxiv.org/abs/1807.01069
     """
 
     epsilons: Sequence[float]
@@ -156,7 +181,7 @@ class PGD(_Attack):
         for _ in range(self.steps):
             move = step * self._direction(network.loss_gradient(x, labels))
             clipped = np.clip(x + move, 0, 1)
-            # The second clipping is of what rounding may add.
+            # The second clipping removes what rounding may add.
             x = np.clip(images + self._project(clipped - images, severity), 0, 1)
             x = x.astype("float32")
         return x
@@ -185,22 +210,24 @@ class ArtAttack(_Attack):
     """An evasion attack of the Adversarial Robustness Toolbox, on a Keras 3 model.
 
     Needs the extra ``attacks``. The attack sees outputs and gradients of the model at inference,
-    the true labels, and pixels in [0, 1]. A sweep gives the attack each severity in turn.
+    the true labels, and pixels in [0, 1]. In a sweep, the attack gets each severity in turn.
 
     Args:
         attack_class: Class of the attack, such as ``art.attacks.evasion.DeepFool``.
         settings: Dict of its keyword arguments, such as ``{"max_iter": 10, "batch_size": 64}``
-            (several attacks take one image at a time by default). Its progress bars are off
+            (by default, several attacks take one image at a time). Its progress bars are off
             unless ``verbose`` is set.
         severities: Numbers to sweep, or None for one run as set, whose severity is NaN.
-        severity_argument: Keyword of the attack that takes a severity.
-        name: Name in the table; the name of the class by default.
+        severity_argument: Keyword argument of the attack that takes a severity.
+        name: Name in the table; by default the name of the class.
 
-    Seeded through the global states of NumPy and Python, which are put back; an attack that
-    draws by other means (HopSkipJump's and BoundaryAttack's first points) does not repeat itself.
+    It is seeded through the global states of NumPy and Python, which are restored. An attack that
+    draws by other means, such as the first points of HopSkipJump and BoundaryAttack, is not
+    reproducible.
 
     Raises:
-        ValueError: If ``attack_class`` is no such class, or a targeted one: there are no targets.
+        ValueError: If ``attack_class`` is no such class, or the attack is targeted: there are no
+            targets.
 
     Example:
         >>> from keras_lgg import robustness

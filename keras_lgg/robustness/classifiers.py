@@ -14,7 +14,13 @@ from keras_lgg.types import ArrayLike
 
 
 class Network:
-    """A classifier at inference, compiled once, from NumPy inputs to NumPy outputs."""
+    """A classifier at inference, compiled once, from NumPy inputs to NumPy outputs.
+
+    Attributes:
+        model: The Keras model.
+        from_logits: Whether it returns logits, rather than probabilities.
+        batch_size: Number of samples at a time.
+    """
 
     def __init__(self, model, *, from_logits=True, batch_size=256):
         if not isinstance(model, keras.Model) or not model.built:
@@ -26,15 +32,15 @@ class Network:
         self._forward, self._gradient_of = _COMPILERS[keras.backend.backend()](model)
 
     def outputs(self, inputs):
-        """Outputs of shape (n, classes), in float32, for an array or several, of shape (n, ...)."""
+        """Outputs ``(n, classes)`` in float32, for an array ``(n, ...)`` or several."""
         return self._in_batches(self._forward, inputs).astype("float32")
 
     def loss_gradient(self, images, labels):
-        """Gradient of the summed cross-entropy to the pixels, of the shape of the images."""
+        """Gradient of the summed cross-entropy with respect to the images, in their shape."""
         return self._in_batches(self._loss_gradient, images, labels.astype("int32"))
 
     def output_gradient(self, images, classes):
-        """Gradient to the pixels of the output of one class a sample."""
+        """Gradient of one class's output per sample with respect to the pixels."""
         return self._in_batches(self._output_gradient, images, classes.astype("int32"))
 
     @functools.cached_property
@@ -46,7 +52,7 @@ class Network:
         return self._gradient_of(_chosen)
 
     def _in_batches(self, function, inputs, *targets):
-        """One compiled shape for full batches; a last one is filled up to a power of 2."""
+        """All full batches have one compiled shape; the last batch is filled up to a power of 2."""
         results, total = [], len(arrays(inputs)[0])
         for start in range(0, total, self.batch_size):
             n = min(self.batch_size, total - start)
@@ -64,16 +70,23 @@ def input_gradient(
     from_logits: bool = True,
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Gradient of the summed cross-entropy of a classifier with respect to its pixels.
+    r"""Gradient of the summed cross-entropy of a classifier with respect to its pixels.
 
-    The model runs with ``training=False`` and stays as it was. The gradient is compiled once a
-    call: pass all the images in one.
+    For images :math:`x_i` with labels :math:`y_i`, and p the probabilities that the model predicts,
+    it is
+
+    .. math::
+
+        \nabla_x \sum_i - \log p_{y_i}(x_i)
+
+    The model runs with ``training=False`` and stays as it was. The gradient is compiled once per
+    call: pass all images in one.
 
     Args:
         model: Keras model from float32 images to ``(n, classes)``.
         x: Images of shape ``(n, ...)``, any numbers; computed in float32.
         labels: Integer classes of shape ``(n,)``.
-        from_logits: Whether the model gives logits, rather than probabilities.
+        from_logits: Whether the model returns logits, rather than probabilities.
         batch_size: Number of images at a time. The gradient does not depend on it.
 
     Returns:
@@ -86,6 +99,9 @@ def input_gradient(
         >>> model.set_weights([np.array([[1.0, -1.0], [0.0, 0.0]])])
         >>> robustness.input_gradient(model, np.zeros((1, 2)), np.array([0])).tolist()
         [[-1.0, 0.0]]
+
+    Reference: it is the gradient that FGSM follows: Goodfellow et al., "Explaining and harnessing
+    adversarial examples", ICLR 2015, https://arxiv.org/abs/1412.6572
     """
     x = host_array("x", x, REPRESENTATIONS).astype("float32")
     if x.ndim < 2 or 0 in x.shape:
@@ -105,7 +121,7 @@ def input_gradient(
 
 @contextlib.contextmanager
 def unchanged(model):
-    """Every variable of the model comes out as it went in, whatever happens inside."""
+    """Restores every variable of the model afterwards, whatever happens inside."""
     before = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in model.variables]
     try:
         yield

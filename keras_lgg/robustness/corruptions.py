@@ -1,4 +1,4 @@
-"""Noise and corruptions of images; `keras_lgg.robustness` is their public face."""
+"""Noise and corruptions of images; their public face is `keras_lgg.robustness`."""
 
 import contextlib
 import dataclasses
@@ -24,14 +24,20 @@ from keras_lgg.types import PathLike
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianNoise(DataPerturbation):
-    """White Gaussian noise at a signal-to-noise ratio, image by image.
+    r"""White Gaussian noise at a given signal-to-noise ratio, image by image.
 
-    The noise of an image has exactly the norm at which ``20 log10(||x|| / ||noise||)`` is the
-    ratio, with x in [0, 1]; then the image is clipped to [0, 1]. A black image stays.
+    With a standard normal draw :math:`\eta`, scaled to the length that gives exactly this ratio, an
+    image x with pixels in [0, 1] becomes
+
+    .. math::
+
+        x' = \operatorname{clip}_{[0, 1]}(x + \sigma \eta), \qquad
+        20 \log_{10} \frac{\|x\|_2}{\|\sigma \eta\|_2} = \text{SNR}
+
+    A black image stays as it is.
 
     Args:
-        snr: Ratios in dB; 300 leaves next to nothing of the noise, 0 makes it as strong as the
-            image.
+        snr: Ratios in dB: 300 leaves next to no noise, 0 makes it as strong as the image.
 
     Its name is "Gaussian noise"; its severities are the ratios.
 
@@ -42,6 +48,10 @@ class GaussianNoise(DataPerturbation):
         >>> from keras_lgg import robustness
         >>> robustness.GaussianNoise(snr=(20, 10)).severities
         (20, 10)
+
+    Reference: the ratio is that of Lassance, Gripon and Ortega, "Representing deep neural networks
+    latent space geometries with graphs", Algorithms 14(2):39, 2021,
+    https://arxiv.org/abs/2011.07343
     """
 
     snr: Sequence[float] = (30, 25, 20, 15, 10)
@@ -71,18 +81,19 @@ class GaussianNoise(DataPerturbation):
 
 @dataclasses.dataclass(frozen=True)
 class CommonCorruption(DataPerturbation):
-    """One of the corruptions of Hendrycks and Dietterich, as the package imagecorruptions has it.
+    """One of the corruptions of Hendrycks and Dietterich, by the package imagecorruptions.
 
-    Images are of at least 32 x 32 pixels, of shape ``(n, h, w, 3)``, ``(n, h, w, 1)`` or
+    Images have at least 32 x 32 pixels, and the shape ``(n, h, w, 3)``, ``(n, h, w, 1)`` or
     ``(n, h, w)``; gray ones are repeated to three channels, and the mean of the three is taken
-    afterwards. Pixels are rounded to uint8 before, as the package takes them.
+    afterwards. Pixels are first rounded to uint8, as the package takes them.
 
     Args:
-        name: Such as "gaussian_noise", "fog" or "jpeg_compression"; also its name in the table.
+        name: Name of the corruption, such as "gaussian_noise", "fog" or "jpeg_compression"; also
+            its name in the table.
         severities: Integers from 1 to 5.
 
     Raises:
-        ValueError: If the name or a severity is unknown, or, later, if the images do not fit.
+        ValueError: If the name or a severity is unknown or, later, if the images do not fit.
         ImportError: Without the extra ``robustness``.
 
     Example:
@@ -124,13 +135,13 @@ class CommonCorruption(DataPerturbation):
         corrupt = checks.require("imagecorruptions", "robustness").corrupt
         with contextlib.ExitStack() as stack:
             stack.enter_context(global_random_states())
-            # What the package says of its own workings is of no use to the reader of the table.
+            # What the package prints of its own workings is of no use to the user.
             stack.enter_context(warnings.catch_warnings(action="ignore"))
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             corrupted = []
             for image, image_seed in zip(pixels, seeds, strict=True):
                 np.random.seed(image_seed)
-                # These two draw from generators of their own.
+                # These two draw from their own generators.
                 own = {"seed": image_seed} if self.name in ("glass_blur", "impulse_noise") else {}
                 corrupted.append(
                     corrupt(image, corruption_name=self.name, severity=severity, **own)
@@ -139,21 +150,30 @@ class CommonCorruption(DataPerturbation):
 
 
 def common_corruptions(*, severities: Sequence[int] = (1, 2, 3, 4, 5)) -> list[CommonCorruption]:
-    """The 15 common corruptions, as a list of `CommonCorruption`.
+    """The 15 common corruptions of Hendrycks and Dietterich, as a list of `CommonCorruption`.
+
+    These are the types of noise, blur, weather and digital artefacts whose errors
+    `mean_corruption_error` averages.
 
     Args:
         severities: Integers from 1 to 5.
+
+    Returns:
+        List of 15 `CommonCorruption`.
 
     Example:
         >>> from keras_lgg import robustness
         >>> [corruption.name for corruption in robustness.common_corruptions()][-2:]
         ['pixelate', 'jpeg_compression']
+
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261
     """
     names = checks.require("imagecorruptions", "robustness").get_corruption_names("common")
     return [CommonCorruption(name, severities=severities) for name in names]
 
 
-# The corruptions beyond the benchmark, and the severities, of the sets of TensorFlow Datasets.
+# The corruptions beyond the benchmark, and the severities, in the sets of TensorFlow Datasets.
 _BEYOND = {
     "cifar10_corrupted": ("gaussian_blur", "saturate", "spatter", "speckle_noise"),
     "mnist_corrupted": ("identity",),
@@ -167,15 +187,15 @@ _SEVERITIES = {"cifar10_corrupted": (1, 2, 3, 4, 5), "mnist_corrupted": (math.na
 class ReadyMadeCorruption(DataPerturbation):
     """A published, corrupted test set, which brings its own images and labels.
 
-    Read with TensorFlow Datasets (the extra ``datasets``), never downloaded. Its name in the
-    table is "<dataset>/<corruption>".
+    It is read with TensorFlow Datasets (the extra ``datasets``), and never downloaded. Its name in
+    the table is "<dataset>/<corruption>".
 
     Args:
         dataset: "cifar10_corrupted" (CIFAR-10-C) or "mnist_corrupted" (MNIST-C).
-        corruption: Such as "fog".
+        corruption: Name of the corruption, such as "fog".
         severities: Integers from 1 to 5, all by default; MNIST-C has none (NaN in the table).
         data_dir: Folder of the prepared sets; by default that of the environment variable
-            ``TFDS_DATA_DIR``, else TensorFlow Datasets' own.
+            ``TFDS_DATA_DIR``, else the default of TensorFlow Datasets.
 
     Raises:
         ValueError: If the set, the corruption or a severity is unknown.
@@ -187,9 +207,9 @@ class ReadyMadeCorruption(DataPerturbation):
         >>> robustness.ReadyMadeCorruption("cifar10_corrupted", "fog").name  # doctest: +SKIP
         'cifar10_corrupted/fog'
 
-    References: Hendrycks and Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261; Mu and
-    Gilmer, "MNIST-C: a robustness benchmark for computer vision", 2019,
-    https://arxiv.org/abs/1906.02337
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261; Mu and Gilmer,
+    "MNIST-C: a robustness benchmark for computer vision", 2019, https://arxiv.org/abs/1906.02337
     """
 
     dataset: str
@@ -229,18 +249,26 @@ def ready_made_corruptions(
     severities: Sequence[int] | None = None,
     data_dir: PathLike | None = None,
 ) -> list[ReadyMadeCorruption]:
-    """The corruptions of a published set, as a list of `ReadyMadeCorruption`.
+    """The corruptions of a published test set, as a list of `ReadyMadeCorruption`.
 
     Args:
-        dataset: "cifar10_corrupted" or "mnist_corrupted".
+        dataset: "cifar10_corrupted" (CIFAR-10-C) or "mnist_corrupted" (MNIST-C).
         corruptions: Their names; by default the 15 of the benchmark.
-        severities: See `ReadyMadeCorruption`.
-        data_dir: See `ReadyMadeCorruption`.
+        severities: Integers from 1 to 5, all by default; MNIST-C has none.
+        data_dir: Folder of the prepared sets; by default that of the environment variable
+            ``TFDS_DATA_DIR``, else the default of TensorFlow Datasets.
+
+    Returns:
+        List of `ReadyMadeCorruption`, one per corruption.
 
     Example:
         >>> from keras_lgg import robustness
         >>> len(robustness.ready_made_corruptions("mnist_corrupted"))  # doctest: +SKIP
         15
+
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261; Mu and Gilmer,
+    "MNIST-C: a robustness benchmark for computer vision", 2019, https://arxiv.org/abs/1906.02337
     """
     if corruptions is None:
         known = _corruption_types(dataset)
@@ -264,7 +292,7 @@ def _load(name, data_dir):
         loaded = tfds.load(
             name, split="test", data_dir=data_dir, download=False, batch_size=-1, as_supervised=True
         )
-    except AssertionError as error:  # what tfds raises where there is nothing to read
+    except AssertionError as error:  # what tfds raises if there is nothing to read
         raise FileNotFoundError(
             f"The data set '{name}' is not there. Expected it in "
             f"{data_dir or 'the default folder of TensorFlow Datasets'}. Received: {error} Either "

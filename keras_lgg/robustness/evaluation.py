@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ from keras_lgg.relative.structures import check_vocabulary
 from keras_lgg.robustness.classifiers import Network, unchanged
 from keras_lgg.robustness.inputs import KINDS, checked_data, kind_of, tokenized
 from keras_lgg.robustness.perturbations import DataPerturbation, ModelPerturbation
-from keras_lgg.types import ArrayLike, DataFrame, Series
+from keras_lgg.types import ArrayLike, DataFrame, Samples, Series
 
 _MODEL, _BASELINE = "model", "baseline"
 
@@ -24,53 +23,60 @@ def evaluate(
     perturbations: Iterable[DataPerturbation | ModelPerturbation],
     *,
     baseline: keras.Model | str | None = None,
-    tokenizer: Callable[[np.ndarray], Any] | None = None,
+    tokenizer: Callable[[np.ndarray], Samples] | None = None,
     from_logits: bool = True,
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = True,
 ) -> DataFrame:
-    """Accuracy of a classifier, or of several, under each perturbation at each severity.
+    r"""Accuracy of a classifier, or of several, under each perturbation at each severity.
 
-    The models run with ``training=False`` and come out bit for bit as they went in, whatever
-    interrupts. The randomness of a sample depends on the seed, the perturbation, the severity and
-    the index of the sample alone: neither on the order of the perturbations nor on the batches.
-    (`ArtAttack` draws for all samples together.)
+    The models run with ``training=False`` and come out bit for bit as they went in, even if
+    interrupted. The randomness of a sample depends only on the seed, the perturbation, the severity
+    and the index of the sample: not on the order of the perturbations, nor on the batches. (An
+    `ArtAttack` draws for all samples together.)
+
+    With a baseline, a perturbation c has a corruption error. With :math:`E_{s,c}` the error rate, 1
+    minus the accuracy, at severity s, it is
+
+    .. math::
+
+        \text{CE}_c = \frac{\sum_s E_{s,c}}{\sum_s E^\text{baseline}_{s,c}}
 
     Args:
         model: Keras model from its inputs, such as float32 pixels in [0, 1], to ``(n, classes)``,
-            or a dict of such models by name: then what changes the data alone is made once for all
-            of them. Where a network wants normalised input, put the normalisation in front:
+            or a dict of such models by name; perturbed data are then made once for all of them. If
+            a network wants normalised input, put the normalisation in front:
             ``keras.Sequential([keras.Input(shape), normalization, network])``. Layers inside are
             then named by path (``"network/block1"``).
-        data: Pair of inputs and integer labels, of shape ``(n,)`` or ``(n, 1)``. The inputs are
+        data: Pair of inputs and integer labels, the latter of shape ``(n,)`` or ``(n, 1)``. The
+            inputs are
 
             * images, of shape ``(n, ...)``, uint8 in [0, 255] or floats in [0, 1]; or
             * token ids, of shape ``(n, T)``, of an integer dtype other than uint8; or
             * texts, ``n`` of them, as strings; or
             * a dict or list of arrays of shape ``(n, ...)``, which the model gets as they are, for
               perturbations that need no pixels.
-        perturbations: Perturbations of `keras_lgg.robustness`, of different names.
+        perturbations: Perturbations of `keras_lgg.robustness`, with different names.
         baseline: A further model to compare with or, with a dict, the name of one in it.
         tokenizer: Function from a NumPy array of texts to what the models take, an array or a dict
             or list of arrays, such as a `keras.layers.TextVectorization`; needed for texts.
-        from_logits: Whether the models give logits, rather than probabilities.
+        from_logits: Whether the models return logits, rather than probabilities.
         seed: Integer of at least 0.
         batch_size: Number of samples at a time.
         progress: Whether to show a progress bar.
 
     Returns:
-        A pandas DataFrame of one row for the clean data (perturbation "clean"), then one a
-        perturbation and severity, with the columns
+        A pandas DataFrame with a row for the clean data (perturbation "clean"), then one row for
+        each perturbation and severity, and the columns
 
         * ``model`` (only with a dict), ``perturbation``: names;
-        * ``severity``: float, NaN where there is none;
+        * ``severity``: float, NaN if there is none;
         * ``accuracy``: float in [0, 1];
         * ``baseline`` (only with one): accuracy of the baseline;
-        * ``corruption_error`` (likewise): the model's errors summed over the severities of the
-          perturbation, divided by the baseline's (Hendrycks and Dietterich, eq. 1); the same on
-          each row of a perturbation, NaN on the clean one. Infinite where only the baseline makes
-          no error, NaN where neither makes one.
+        * ``corruption_error`` (likewise): the corruption error as above, the same on each row of a
+          perturbation, NaN on the clean one. It is infinite if only the baseline makes no error,
+          and NaN if neither makes one.
 
     Raises:
         ValueError: If an argument is not as above, two perturbations share a name, a perturbation
@@ -91,8 +97,9 @@ def evaluate(
         >>> table["accuracy"].tolist()
         [1.0, 1.0]
 
-    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
-    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261
+    Reference: the corruption error: Hendrycks and Dietterich, "Benchmarking neural network
+    robustness to common corruptions and perturbations", ICLR 2019, eq. 1,
+    https://arxiv.org/abs/1903.12261
     """
     pandas = checks.require("pandas", "robustness")
     models, baseline_name = _named_models(model, baseline)
@@ -149,16 +156,24 @@ def evaluate(
 
 
 def mean_corruption_error(table: DataFrame) -> float | Series:
-    """Mean of the corruption errors of the perturbations of a table, in percent.
+    r"""Mean of the corruption errors of the perturbations of a table, in percent.
 
-    It takes every perturbation of the table but "clean": for the published mean corruption error
-    (mCE), over the 15 common corruptions, filter the table first.
+    With the corruption error :math:`\text{CE}_c` of each of the perturbations c in a set C, as
+    `evaluate` computes it with a baseline,
+
+    .. math::
+
+        \text{mCE} = \frac{100}{|C|} \sum_{c \in C} \text{CE}_c
+
+    It takes every perturbation of the table but "clean". For the published mean corruption error
+    (mCE), which is over the 15 common corruptions, filter the table first.
 
     Args:
         table: What `evaluate` returned with a baseline.
 
     Returns:
-        A float; for several models, a pandas Series of them by model. 100 is the baseline's.
+        A float; for several models, a pandas Series with one value per model. The baseline's is
+        100.
 
     Raises:
         ValueError: If the table has no corruption errors.
@@ -174,6 +189,9 @@ def mean_corruption_error(table: DataFrame) -> float | Series:
         ... )
         >>> robustness.mean_corruption_error(table)
         75.0
+
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261
     """
     if "corruption_error" not in table.columns:
         raise checks.invalid(
@@ -263,7 +281,7 @@ def _progress_bar(steps):
 
 
 def _check_kinds(perturbations, inputs, tokenizer, models):
-    """Raise where the inputs are not for a perturbation, for the tokenizer or for the models."""
+    """Raise if the inputs do not suit a perturbation, the tokenizer or a model."""
     kind = kind_of(inputs)
     for each in perturbations:
         if kind not in each.takes:

@@ -1,8 +1,7 @@
-"""Faults of a network itself: units that drop out, weights of few bits."""
+"""Faults of a network itself: units that fail, weights of few bits."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,20 +12,29 @@ from keras_lgg.robustness.classifiers import Network, unchanged
 from keras_lgg.robustness.inputs import arrays, filled, rows
 from keras_lgg.robustness.perturbations import ModelPerturbation, sample_rng, store_numbers
 from keras_lgg.training.taps import EditedModel, TappedModel
+from keras_lgg.types import Samples
 
 
 @dataclasses.dataclass(frozen=True)
 class DroppedUnits(ModelPerturbation):
-    """Units that fail: elements of representations that are 0, drawn anew for each sample.
+    r"""Units that fail: elements of representations that are set to 0, drawn anew for each sample.
 
-    Each element of the output of each tapped layer is 0 with the probability of the rate,
-    independently.
+    At rate p, each element h of the output of each tapped layer is dropped independently:
+
+    .. math::
+
+        h' = \begin{cases}
+        0 & \text{with probability } p \\
+        h / (1 - p) & \text{otherwise}
+        \end{cases}
+
+    Without ``rescale``, the other units keep their value h.
 
     Args:
         taps: Paths of layers, such as ``["block1", "backbone/block3"]``.
-        rates: Probabilities, from 0 to 1.
-        rescale: Whether the other units are multiplied by ``1 / (1 - rate)``, as a dropout layer
-            does and as in the published experiments [1], or stay (faults that nobody corrects).
+        rates: Probabilities p, from 0 to 1.
+        rescale: Whether the other units are divided by ``1 - rate``, as by a dropout layer and in
+            the published experiments, or stay as they are (faults that nobody corrects).
         name: Name in the table.
 
     Raises:
@@ -38,7 +46,8 @@ class DroppedUnits(ModelPerturbation):
         >>> robustness.DroppedUnits(["block1"], rates=(0.1,)).severities
         (0.1,)
 
-    Reference: [1] Algorithms 14(2):39
+    Reference: Lassance, Gripon and Ortega, "Representing deep neural networks latent space
+    geometries with graphs", Algorithms 14(2):39, 2021, https://arxiv.org/abs/2011.07343
     """
 
     taps: Sequence[str]
@@ -59,7 +68,7 @@ class DroppedUnits(ModelPerturbation):
         return self.rates
 
     def outputs(
-        self, network: Network, inputs: Any, labels: np.ndarray, *, seed: int
+        self, network: Network, inputs: Samples, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
         _, taps = TappedModel(network.model, self.taps)(rows(inputs, 0, 1))
         size, total = network.batch_size, len(arrays(inputs)[0])
@@ -67,7 +76,7 @@ class DroppedUnits(ModelPerturbation):
         faulty = Network(EditedModel(network.model, masks), batch_size=size)
         for rate in self.rates:
             for mask in masks.values():
-                # At a rate of 1 nothing is kept that could be scaled.
+                # At a rate of 1, nothing is left to scale.
                 mask.scale.assign(1 / (1 - rate) if self.rescale and rate < 1 else 1.0)
             results = []
             for start in range(0, total, size):
@@ -79,7 +88,7 @@ class DroppedUnits(ModelPerturbation):
 
 
 class _Mask(keras.layers.Layer):
-    """Scales its units, and sets those to 0 at which its mask of a full batch is False."""
+    """Scales its units, and sets those to 0 where its mask, for a full batch, is False."""
 
     def __init__(self, shape):
         super().__init__()
@@ -89,12 +98,12 @@ class _Mask(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones", trainable=False)
 
     def draw(self, seed, key, rate, start):
-        """New masks for the samples from index ``start`` on."""
+        """Draw new masks for the samples from index ``start`` on."""
         size, *units = self.mask.shape
         rngs = (sample_rng(seed, key, rate, i) for i in range(start, start + size))
         self.mask.assign(np.stack([rng.random(units, "float32") >= rate for rng in rngs]))
 
-    def compute_output_shape(self, input_shape):  # whose batch is open, unlike that of the mask
+    def compute_output_shape(self, input_shape):  # with an open batch size, unlike the mask
         return input_shape
 
     def call(self, x):
@@ -104,13 +113,20 @@ class _Mask(keras.layers.Layer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizedWeights(ModelPerturbation):
-    """Trainable weights rounded to a few levels, and put back afterwards.
+    r"""Trainable weights rounded to a few levels, and restored afterwards.
 
-    Each tensor is rounded to ``2 ** bits`` levels, evenly spaced from its smallest to its largest
-    value. A constant tensor stays.
+    With b bits, each entry w of a tensor with smallest value l and largest value h is rounded to
+    one of :math:`2^b` evenly spaced levels:
+
+    .. math::
+
+        w' = l + \Delta \operatorname{round} \frac{w - l}{\Delta}, \qquad
+        \Delta = \frac{h - l}{2^b - 1}
+
+    A constant tensor stays as it is.
 
     Args:
-        bits: Integers from 1 to 16.
+        bits: Numbers of bits b, integers from 1 to 16.
 
     Its name is "quantized weights"; its severities are the bits.
 
@@ -122,6 +138,10 @@ class QuantizedWeights(ModelPerturbation):
         >>> from keras_lgg import robustness
         >>> robustness.QuantizedWeights(bits=(8, 4)).severities
         (8, 4)
+
+    Reference: the experiment is one of Lassance, Gripon and Ortega, "Representing deep neural
+    networks latent space geometries with graphs", Algorithms 14(2):39, 2021,
+    https://arxiv.org/abs/2011.07343
     """
 
     bits: Sequence[int] = (8, 6, 5, 4)
@@ -136,7 +156,7 @@ class QuantizedWeights(ModelPerturbation):
         return self.bits
 
     def outputs(
-        self, network: Network, inputs: Any, labels: np.ndarray, *, seed: int
+        self, network: Network, inputs: Samples, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
         weights = network.model.trainable_weights
         if not weights:

@@ -20,7 +20,7 @@ def checked_data(data):
     """The inputs and the labels, of shape (n,).
 
     Images come out as float32 in [0, 1], token ids as integers, texts as an array of ``str``, and
-    a dict or list of arrays as it went in, but for floats, which are of float32.
+    a dict or list of arrays as it went in, but with floats as float32.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise checks.invalid("data", "a pair (images, labels)", type(data).__name__)
@@ -39,7 +39,7 @@ def checked_data(data):
 
 
 def kind_of(inputs):
-    """Which of the kinds checked inputs are."""
+    """Which of the kinds these checked inputs are."""
     if isinstance(inputs, dict | list):
         return "several"
     if inputs.dtype == object:
@@ -48,7 +48,7 @@ def kind_of(inputs):
 
 
 def each(function, inputs):
-    """A function of each of the arrays, of which there may be one."""
+    """Apply a function to each of the arrays, or to the only one."""
     if isinstance(inputs, Mapping):
         return {name: function(x) for name, x in inputs.items()}
     if isinstance(inputs, list | tuple):
@@ -69,7 +69,7 @@ def rows(inputs, start, stop):
 
 
 def filled(inputs, size):
-    """A batch that is filled up with its first sample."""
+    """A batch, filled up with its first sample."""
     return each(lambda x: np.concatenate([x, np.repeat(x[:1], size - len(x), 0)]), inputs)
 
 
@@ -93,7 +93,7 @@ def _numbers(argument, x, expected):
 
 
 def _are_several(inputs, n):
-    """Whether these are inputs side by side; n arrays in a list are n samples."""
+    """Whether these are several inputs; n arrays in a list are n samples."""
     if isinstance(inputs, Mapping):
         return True
     is_list = isinstance(inputs, list | tuple) and len(inputs) not in (0, n)
@@ -104,7 +104,7 @@ def _one_of_several(x, n):
     expected = "inputs that are arrays of shape (n, ...), and a label for each sample"
     x = _numbers("data", x, expected)
     if x.dtype == np.uint8:
-        expected = "pixels as floats in [0, 1], and ids and masks as int32, where there are several"
+        expected = "pixels as floats in [0, 1], and ids and masks as int32, among several inputs"
         raise checks.invalid("data", expected, "an input of uint8, which may be either")
     if x.ndim < 1 or len(x) != n or x.size == 0:
         raise checks.invalid("data", expected, f"an input of shape {x.shape} and {n} labels")

@@ -11,17 +11,24 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_lgg import checks
+from keras_lgg.robustness.classifiers import Network
 from keras_lgg.robustness.inputs import KINDS
+from keras_lgg.types import Samples
 
 
 class DataPerturbation:
-    """What changes the data alone, and so serves all models: the base of one's own.
+    """Base class of perturbations that change only the data, and so serve all models.
 
     A subclass has a ``name``, its ``severities``, and ``data(inputs, labels, *, seed)``, which
-    yields inputs and labels at each severity. ``takes`` says of what kinds its inputs are:
-    ``"pixels"`` (images, float32 in [0, 1]), ``"ids"`` (token ids, integers of shape (n, T)),
-    ``"texts"`` (an array of ``str``, of shape (n,)), ``"several"`` (a dict or list of arrays); any
-    of them by default. `evaluate` refuses others.
+    yields the changed inputs and labels at each severity. ``takes`` says which kinds of inputs it
+    handles: ``"pixels"`` (images, float32 in [0, 1]), ``"ids"`` (token ids, integers of shape
+    (n, T)), ``"texts"`` (an array of ``str``, of shape (n,)), ``"several"`` (a dict or list of
+    arrays); by default any of them. `evaluate` refuses others.
+
+    Attributes:
+        name: Name in the table.
+        severities: Sequence of numbers, one per perturbed version of the data.
+        takes: Tuple of the kinds of inputs that it handles.
 
     Example:
         >>> from keras_lgg import robustness
@@ -38,18 +45,31 @@ class DataPerturbation:
     takes: ClassVar[tuple[str, ...]] = tuple(KINDS)
 
     def data(
-        self, inputs: Any, labels: np.ndarray, *, seed: int
-    ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Inputs and labels at each severity, which a subclass yields."""
+        self, inputs: Samples, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[Samples, np.ndarray]]:
+        """Yield inputs and labels at each severity; a subclass defines it.
+
+        Args:
+            inputs: The inputs of the samples, of one of the kinds in ``takes``.
+            labels: Their classes, integers ``(n,)``.
+            seed: Integer of at least 0.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no method `data`.")
 
 
 class ModelPerturbation:
-    """What must be computed for each model by itself: the base of one's own.
+    """Base class of perturbations that must be computed for each model separately.
 
-    A subclass has a ``name``, its ``severities``, and ``outputs(network, inputs, labels, *,
-    seed)``, which yields the outputs at each severity, of shape (n, classes). Those of the model,
-    ``network.model``, are ``network.outputs(inputs)``. ``takes`` is as of `DataPerturbation`.
+    A subclass has a ``name``, its ``severities``, and
+    ``outputs(network, inputs, labels, *, seed)``, which yields the outputs at each severity, of
+    shape (n, classes). The unperturbed outputs of the model, which is ``network.model``, are
+    ``network.outputs(inputs)``. ``takes`` says which kinds of inputs it handles: ``"pixels"``,
+    ``"ids"``, ``"texts"`` or ``"several"``, as for `DataPerturbation`; by default any of them.
+
+    Attributes:
+        name: Name in the table.
+        severities: Sequence of numbers, one per perturbed version of the outputs.
+        takes: Tuple of the kinds of inputs that it handles.
 
     Example:
         >>> from keras_lgg import robustness
@@ -66,14 +86,23 @@ class ModelPerturbation:
     takes: ClassVar[tuple[str, ...]] = tuple(KINDS)
 
     def outputs(
-        self, network: Any, inputs: Any, labels: np.ndarray, *, seed: int
+        self, network: Network, inputs: Samples, labels: np.ndarray, *, seed: int
     ) -> Iterator[np.ndarray]:
-        """Outputs at each severity, which a subclass yields."""
+        """Yield the outputs at each severity; a subclass defines it.
+
+        Args:
+            network: The model at inference: ``network.outputs(inputs)`` are its outputs,
+                ``network.loss_gradient(images, labels)`` is the gradient of its loss, and
+                ``network.model`` the Keras model.
+            inputs: The inputs of the samples, of one of the kinds in ``takes``.
+            labels: Their classes, integers ``(n,)``.
+            seed: Integer of at least 0.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no method `outputs`.")
 
 
 def store_numbers(perturbation, argument, is_valid, expected):
-    """Keep a sweep as a tuple; an error unless it holds numbers, each valid and given once."""
+    """Keep a sweep as a tuple; raise unless it holds numbers, each valid and given only once."""
     values = getattr(perturbation, argument)
     found = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
     are_numbers = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in found)
@@ -93,7 +122,7 @@ def is_positive(value):
 
 
 def sample_rng(seed, name, severity, index):
-    """The generator of one sample, which neither order nor batch size can change."""
+    """The generator of one sample, independent of order and batch size."""
     key = zlib.crc32(f"{name} {float(severity)}".encode())
     return np.random.default_rng([seed, key, index])
 
@@ -105,19 +134,19 @@ def norms(x):
 
 
 def at_snr(images, noise, snr):
-    """The noise scaled, image by image, to ``20 log10(||image|| / ||noise||) == snr``."""
+    """The noise, scaled image by image so that ``20 log10(||image|| / ||noise||) == snr``."""
     return (unit(noise) * norms(images) / 10 ** (snr / 20)).astype("float32")
 
 
 def unit(x):
-    """The samples of ``x`` at length 1; those of length 0 stay."""
+    """The samples of ``x`` at length 1; those of length 0 stay as they are."""
     length = norms(x)
     return x / np.where(length > 0, length, 1)
 
 
 @contextlib.contextmanager
 def global_random_states():
-    """Python's and NumPy's global random states come out as they went in."""
+    """Restore Python's and NumPy's global random states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

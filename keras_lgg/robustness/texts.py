@@ -6,7 +6,6 @@ import numbers
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,27 +13,28 @@ from keras_lgg import checks
 from keras_lgg.graphs.pooling import MASK_INPUTS
 from keras_lgg.robustness.inputs import kind_of
 from keras_lgg.robustness.perturbations import DataPerturbation, sample_rng, store_numbers
+from keras_lgg.types import Samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DroppedTokens(DataPerturbation):
     """Tokens, or words, that are missing.
 
-    Each is dropped with the probability of the rate, independently; the draws of a text do not
-    depend on how far it is padded. Either another one takes its place, or the rest moves up, and
-    then one token stays where all would go.
+    Each token is dropped independently, with the probability of the rate; the draws for a text do
+    not depend on how far it is padded. Either another token takes its place, or the rest moves up;
+    one token stays if all would go.
 
-    Takes texts, whose words are what stands between spaces, or token ids: integers of shape
+    It takes texts, whose words are what stands between spaces, or token ids: integers of shape
     ``(n, T)``, or a dict or list of inputs with such an array in it. Padding is what a
-    ``padding_mask`` or ``attention_mask`` of the dict says, else the ids ``padding``, and stays.
-    Arrays of the shape of the ids (masks, segments) move up with them, and end in zeros.
+    ``padding_mask`` or ``attention_mask`` of the dict says, else the ids equal to ``padding``, and
+    it stays. Arrays of the shape of the ids (masks, segments) move up with them, and end in zeros.
 
     Args:
         rates: Probabilities, from 0 to 1.
-        replacement: What takes the place of a token: an id, such as that of the mask token, or of
-            texts a word. None: the rest moves up.
+        replacement: What takes the place of a token: an id, such as that of the mask token, or, for
+            texts, a word. None: the rest moves up.
         padding: The id of padding.
-        keep: Ids (of texts: words) that are never dropped, such as those of the start and the end.
+        keep: Ids (for texts: words) that are never dropped, such as those of the start and the end.
         key: Where the ids are: a key of the dict, or an index into the list. The masks of
             ``"decoder_token_ids"`` are called ``"decoder_padding_mask"``.
 
@@ -85,8 +85,8 @@ class DroppedTokens(DataPerturbation):
         return self.rates
 
     def data(
-        self, inputs: Any, labels: np.ndarray, *, seed: int
-    ) -> Iterator[tuple[Any, np.ndarray]]:
+        self, inputs: Samples, labels: np.ndarray, *, seed: int
+    ) -> Iterator[tuple[Samples, np.ndarray]]:
         kind = kind_of(inputs)
         self._check_tokens(str if kind == "texts" else int)
         drop = {"texts": self._from_texts, "ids": self._from_ids, "several": self._from_several}
@@ -98,7 +98,7 @@ class DroppedTokens(DataPerturbation):
         given = [("replacement", self.replacement), *(("keep", token) for token in self.keep)]
         for argument, token in given:
             if token is not None and isinstance(token, str) != (kind is str):
-                expected = "words, as the data are texts" if kind is str else "ids, as the data are"
+                expected = "words, as the data are texts" if kind is str else "ids, like the data"
                 raise checks.invalid(argument, expected, repr(token))
 
     def _from_texts(self, texts, rate, rngs):
@@ -127,7 +127,7 @@ class DroppedTokens(DataPerturbation):
         return changed
 
     def _without(self, arrays, ids, is_token, rate, rngs):
-        """The arrays, the first of which holds the ids, without the tokens that are drawn."""
+        """The arrays, of which the first holds the ids, without the tokens that are drawn."""
         changed = [array.copy() for array in arrays]
         for i, rng in zip(range(len(ids)), rngs, strict=True):
             gone = self._draw(rng, is_token[i], ids[i], rate)
@@ -143,7 +143,7 @@ class DroppedTokens(DataPerturbation):
         return changed
 
     def _draw(self, rng, is_token, tokens, rate):
-        """Which of the tokens of one text go."""
+        """Which tokens of one text are dropped."""
         can_go = is_token & ~np.isin(tokens, np.array(self.keep, tokens.dtype))
         draws = rng.random(np.sum(can_go))
         gone = np.zeros(len(tokens), bool)
@@ -173,12 +173,13 @@ class DroppedTokens(DataPerturbation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Typos(DataPerturbation):
-    """Words in which two neighbouring letters have changed places.
+    """Words in which two neighbouring letters have swapped places.
 
     Each word, which is what stands between spaces, gets one such typo with the probability of the
-    rate. Marks stay with their letter; a word without two different letters side by side stays.
+    rate. Diacritics stay with their letter; a word without two different letters side by side stays
+    as it is.
 
-    Takes texts; give `evaluate` the ``tokenizer`` that stands between them and the model.
+    It takes texts; give `evaluate` the ``tokenizer`` that stands between them and the model.
 
     Args:
         rates: Probabilities, from 0 to 1.

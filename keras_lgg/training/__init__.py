@@ -1,6 +1,6 @@
-"""How losses get into a training: penalties, taps, the models and the layer that hold them.
+"""How losses enter a training: penalties, taps, and the models and the layer that hold them.
 
-Its names are public at the top level, as `keras_lgg.GeometryModel`, and in `keras_lgg.layers`.
+Its names are public at the top level, such as `keras_lgg.GeometryModel`, and in `keras_lgg.layers`.
 """
 
 from keras_lgg.training.distiller import Distiller

@@ -1,8 +1,8 @@
 """Weights of penalties that follow the gradients: ``weight="balanced"``.
 
-The norms are read off in the one backward pass of the training step. A tensor on its way passes
-through an identity, whose gradient is that of the tensor, and which gives a variable the squared
-norm of it as *its* gradient; Keras's optimizers overwrite such a variable with its gradient.
+The norms are read off in the usual backward pass of the training step. A tensor passes through an
+identity, which hands the tensor its gradient unchanged, and hands a variable the squared norm of
+that gradient as *its* gradient; Keras's optimizers overwrite such a variable with its gradient.
 """
 
 import keras
@@ -12,18 +12,18 @@ MOMENTUM = 0.98  # of the running means, which look some 50 steps back
 
 
 class Balance:
-    """A weight that keeps a penalty's gradient at a fraction of the task's, in norm.
+    """A weight that keeps the norm of a penalty's gradient at a fraction of the task's.
 
-    Both gradients are those with respect to the last representation that the penalty reads: at
-    an earlier one, what comes back through the network holds this penalty's own gradient, too.
+    Both gradients are taken with respect to the last representation that the penalty reads: at an
+    earlier one, what comes back through the network includes this penalty's own gradient.
 
     Args:
-        fraction: Norm of the weighted penalty's gradient over that of the task's.
+        fraction: Norm of the weighted penalty's gradient divided by that of the task's.
     """
 
     def __init__(self, fraction):
         self.fraction = fraction
-        # On PyTorch, Keras resets the gradient of one variable of a name.
+        # On PyTorch, Keras resets the gradient of only one variable with a given name.
         uid = keras.backend.get_uid("keras_lgg_balance")
         self._task = _overwritten(f"task_squares_{uid}")
         self._penalty = _overwritten(f"penalty_squares_{uid}")
@@ -39,14 +39,14 @@ class Balance:
 
     @property
     def weight(self):
-        """Scalar tensor of float32; 0 until a step was taken, and where a gradient is 0."""
+        """Scalar float32 tensor; 0 before the first step, and if a gradient is 0."""
         task, penalty = ops.unstack(ops.convert_to_tensor(self._means))
         ratio = task / ops.where(penalty > 0, penalty, 1.0)
         return ops.where(penalty > 0, self.fraction * ops.sqrt(ratio), 0.0)
 
     def update(self):
-        """Take what the last step found into the running means."""
-        # They start from 0 both, so what is missing from them cancels in the ratio.
+        """Update the running means with the result of the last step."""
+        # Both start from 0, so their bias cancels in the ratio.
         found = ops.stop_gradient(ops.stack([self._task.value, self._penalty.value]))
         self._means.assign(MOMENTUM * self._means + (1 - MOMENTUM) * found)
 
@@ -57,7 +57,7 @@ class Balance:
     def watch_penalty(self, representations):
         """Representations, on their way to the loss of the penalty; ``None`` stays ``None``.
 
-        They take its gradient on with the weight, since the gradient of the value itself has to
+        The weight is applied to their gradient here, since the gradient of the value itself must
         arrive without it: see `weighted`.
         """
         *others, last = representations
@@ -78,7 +78,7 @@ def _overwritten(name):
 
 
 def _observed(x, variable, factor):
-    """``x``, whose gradient is multiplied by ``factor``; the variable gets its squared norm."""
+    """``x``, its gradient multiplied by ``factor``; the variable gets that gradient's square."""
 
     @ops.custom_gradient
     def identity(x, variable, factor):

@@ -1,7 +1,7 @@
-"""What the layers of a model return, seen and changed while the model is called.
+"""What the layers of a model return, watched and changed while the model is called.
 
-For the time of one call the ``call`` methods of some layers are wrapped. So it needs no graph of
-layers, and what is seen belongs to the very forward pass, or trace, that the step takes.
+During one call, the ``call`` methods of some layers are wrapped. This needs no graph of layers, and
+what is seen belongs to the same forward pass, or trace, as the training step.
 """
 
 import collections
@@ -21,8 +21,8 @@ class Call(NamedTuple):
     """One call of a layer: what it was given and what it returned, with its mask.
 
     Attributes:
-        masks: Those that came with what it was given, and then those that came with what the
-            watched layers around it were given, the nearest first.
+        masks: The masks of what it was given, then those of what the watched layers around it were
+            given, the nearest first.
     """
 
     args: tuple[Any, ...]
@@ -33,15 +33,15 @@ class Call(NamedTuple):
 
 
 class Recording:
-    """The calls of some layers, in their order.
+    """The calls of some layers, in order.
 
     Args:
-        layers: The layers that are watched.
-        edit: Function ``edit(layer, call, count)`` of a watched layer, its present call and the
-            number of calls before, which returns what takes the place of the outputs.
-        run: Function ``run(call, args, kwargs)`` that calls a watched layer, in place of
+        layers: The layers to watch.
+        edit: Function ``edit(layer, call, count)`` of a watched layer, its current call and the
+            number of earlier calls, which returns a replacement for the outputs.
+        run: Function ``run(call, args, kwargs)`` that calls a watched layer, instead of
             ``call(*args, **kwargs)``.
-        lenient: Whether to pass over what cannot be seen, in place of an error.
+        lenient: Whether to skip what cannot be seen, instead of raising an error.
     """
 
     def __init__(self, layers, edit=None, *, run=None, lenient=False):
@@ -56,7 +56,7 @@ class Recording:
 
     @property
     def order(self) -> list[tuple[keras.layers.Layer, Call]]:
-        """The layers that were seen in all of their calls, in the order in which they returned."""
+        """The layers whose calls were all seen, in the order in which they returned."""
         return [(layer, call) for layer, call in self._order if id(layer) not in self._hidden]
 
     def calls_of(self, layer: keras.layers.Layer) -> list[Call]:
@@ -66,7 +66,7 @@ class Recording:
         return id(layer) in self._layers
 
     def saw(self, layer, call):
-        """Keep a call; returns the outputs that the layer is to return."""
+        """Keep a call; returns the outputs that the layer should return."""
         if _current_trace() != self._trace:
             if self._lenient:
                 self._hidden.add(id(layer))
@@ -74,8 +74,8 @@ class Recording:
             raise ValueError(
                 f"The layer '{layer.name}' cannot be tapped where it runs. Expected a layer that "
                 "is called in the forward pass itself. Received: one that runs inside a loop, a "
-                "condition, or a block that is compiled by itself or rematerialised (keras.remat, "
-                "RematScope), whose values do not come out. Tap the layer around it."
+                "condition, or a block that is compiled separately or rematerialised "
+                "(keras.remat, RematScope), whose values do not come out. Tap the layer around it."
             )
         calls = self._calls[id(layer)]
         outputs = call.outputs if self._edit is None else self._edit(layer, call, len(calls))
@@ -116,11 +116,11 @@ def watching(
             _recordings.reset(token)
 
 
-# Those of the present thread: the replicas of a distribution strategy trace in threads.
+# The recordings of this thread: the replicas of a distribution strategy trace in threads.
 _recordings: contextvars.ContextVar[tuple[Recording, ...]] = contextvars.ContextVar(
     "keras_lgg_recordings", default=()
 )
-# The masks that the watched layers which run at this moment were given, the innermost first.
+# The masks given to the watched layers that are running, the innermost first.
 _masks: contextvars.ContextVar[tuple[list[Any], ...]] = contextvars.ContextVar(
     "keras_lgg_masks", default=()
 )
@@ -130,13 +130,13 @@ _wrap_counts: collections.Counter[int] = collections.Counter()
 
 @contextlib.contextmanager
 def _wrapped(layer):
-    """The methods that a layer can be called by, wrapped once however many recordings need it."""
+    """The methods by which a layer is called, wrapped once for any number of recordings."""
     methods = [name for name in ("call", "quantized_call") if hasattr(layer, name)]
     with _lock:
         _wrap_counts[id(layer)] += 1
         if _wrap_counts[id(layer)] == 1:
             for name in methods:
-                # In place of an attribute, which Keras and PyTorch would track.
+                # Not by setting an attribute, which Keras and PyTorch would track.
                 layer.__dict__[name] = _recorded(layer, layer.__dict__.get(name), name)
     try:
         yield
@@ -176,7 +176,7 @@ def _recorded(layer, before, name):
 
 
 def _run(recordings, original, args, kwargs):
-    """Call a layer as the innermost recording that has a way of its own says."""
+    """Call a layer by the ``run`` of the innermost recording that has one."""
     for recording in reversed(recordings):
         if recording.run is not None:
             return recording.run(original, args, kwargs)
@@ -184,19 +184,19 @@ def _run(recordings, original, args, kwargs):
 
 
 def first_input(args, kwargs):
-    """What a layer is called with first."""
+    """The first argument of a call of a layer."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def _previous_mask(args, kwargs):
-    """The mask of a layer's first input, which some layers take off while they run."""
+    """The mask of a layer's first input, which some layers remove while they run."""
     if kwargs.get("mask") is not None:
         return kwargs["mask"]
     return keras.tree.map_structure(mask_of, first_input(args, kwargs))
 
 
 def _given_masks(args, kwargs):
-    """The different masks among what a layer is given: of Keras, or named so."""
+    """The different masks among the arguments of a layer: Keras masks, or named so."""
     named = [kwargs[name] for name in ("mask", *MASK_INPUTS) if name in kwargs]
     masks = [*map(mask_of, keras.tree.flatten((args, kwargs))), *keras.tree.flatten(named)]
     return list({id(mask): mask for mask in masks if mask is not None}.values())
@@ -213,7 +213,7 @@ def _mask_of(layer, args, outputs, previous):
 
 
 def _current_trace():
-    """What is being traced: a tensor of another trace is not to be kept."""
+    """The current trace: a tensor of another trace must not be kept."""
     backend = keras.backend.backend()
     if backend == "jax":
         from jax.extend.core import get_opaque_trace_state

@@ -18,24 +18,29 @@ from keras_lgg.types import PathLike, Tensor
 class Distiller(PenalizedModel):
     """Trains a student to mimic a teacher's latent geometry, its outputs, or both.
 
-    The teacher runs in inference mode, outside the gradient; it is never changed, not even its
-    ``trainable`` flag. ``distiller.student`` is the plain model that you deploy.
+    The total loss is the student's compiled loss, plus the `add_loss` losses of its layers, plus
+    the sum of ``weight * value`` over the penalties, which compare the teacher with the student on
+    each batch. The teacher runs in inference mode and gets no gradient; it is never changed, not
+    even its ``trainable`` flag. ``distiller.student`` is the plain model to deploy.
 
     Args:
-        teacher: Trained model. ``None`` where
-            `teacher_cache` stands in for it, or to restore a distiller that was saved without it:
-            then assign ``distiller.teacher`` before ``fit``.
-        student: Model to train, of the same inputs.
+        teacher: Trained model. ``None`` if the data comes from a `teacher_cache`, or to restore a
+            distiller that was saved without its teacher: then assign ``distiller.teacher`` before
+            ``fit``.
+        student: Model to train. It takes the same inputs as the teacher, unless ``teacher_inputs``
+            is given.
         penalties: List of `Penalty`, with ``taps`` as ``(teacher layer, student layer)`` pairs.
-        teacher_inputs: Function from the student's inputs to the teacher's, or a Keras layer,
-            where the two see the data differently: in another size, by other token ids. A
-            function is saved only if it is registered with Keras.
-        micro_batch: How many samples of a batch the networks see at a time, see `GeometryModel`.
+        teacher_inputs: Function, or Keras layer, from the student's inputs to the teacher's, if the
+            two see the data differently: at another size, or with other token ids. A function is
+            saved only if it is registered with Keras. ``None`` if they see the same.
+        micro_batch: Number of samples that pass through the networks at a time, so that activations
+            fit into memory; graphs and gradients are still those of the whole batch. ``None``
+            passes all at once.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
 
     Raises:
-        ValueError: If a tap is unknown or cannot be reached, or a penalty compares no teacher
-            with a student.
+        ValueError: If a tap is unknown or cannot be reached, or a penalty does not compare a
+            teacher with a student.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -60,7 +65,8 @@ class Distiller(PenalizedModel):
         >>> sorted(history.history)
         ['graph_distillation', 'loss']
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance et al., "Deep geometric knowledge distillation with graphs", 2019,
+    https://arxiv.org/abs/1911.03080.
     """
 
     _plan: TeacherStudent
@@ -104,7 +110,7 @@ class Distiller(PenalizedModel):
         self.train_function = self.test_function = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Keras tracks each model that is set as an attribute: the teacher's variables would then
+        # Keras tracks every model that is set as an attribute: the teacher's variables would then
         # be trained with the student's, and its losses added to the student's.
         if name == "teacher":
             object.__setattr__(self, name, value)
@@ -113,7 +119,7 @@ class Distiller(PenalizedModel):
 
     @property
     def non_trainable_variables(self) -> list[keras.Variable]:
-        """Of the student, and all of the teacher's: the step reads them, the optimizer does not."""
+        """Those of the student, and all of the teacher's, which the step reads but never trains."""
         own = super().non_trainable_variables
         if self.teacher is None:
             return own
@@ -121,12 +127,12 @@ class Distiller(PenalizedModel):
         return own + [v for v in self.teacher.variables if id(v) not in known]
 
     def get_weights(self) -> list[np.ndarray]:
-        """Arrays of the student and then of the teacher, so that a clone can be given both."""
+        """Arrays of the student, then of the teacher, so that both can be copied to a clone."""
         arrays: list[np.ndarray] = super().get_weights()
         return arrays if self.teacher is None else [*arrays, *self.teacher.get_weights()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """As of `get_weights`, or those of the student alone."""
+        """Set arrays as `get_weights` returns them, or those of the student alone."""
         own = len(self.weights)
         super().set_weights(weights[:own])
         if len(weights) > own and self.teacher is not None:
@@ -138,7 +144,14 @@ class Distiller(PenalizedModel):
     def save(
         self, filepath: PathLike, *args: Any, include_teacher: bool = True, **kwargs: Any
     ) -> None:
-        """As `keras.Model.save`, with or without the teacher and its weights in the file."""
+        """Save the distiller as `keras.Model.save` does.
+
+        Args:
+            filepath: File to write, whose name ends in ``.keras``.
+            *args: Further arguments of `keras.Model.save`.
+            include_teacher: Whether the teacher and its weights are in the file, too.
+            **kwargs: Further arguments of `keras.Model.save`.
+        """
         plan = self._plan
         if not include_teacher:
             self._plan = plan.without_teacher

@@ -1,4 +1,4 @@
-"""What tells a teacher from others, and data from others: digests that outlive a process."""
+"""Fingerprints of a teacher and of data: digests that are the same in every process."""
 
 import hashlib
 import json
@@ -6,18 +6,18 @@ import json
 import keras
 import numpy as np
 
-# Of a config, what a prediction does not depend on once the weights are there.
+# Entries of a config on which predictions do not depend once the weights are there.
 IDLE = {"trainable", "seed", "compile_config", "shared_object_id"}
 IDLE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-# Whose values name layers.
+# Entries whose values name layers.
 REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
-PROBES = 8  # samples of a probe
+PROBES = 8  # samples in a probe
 
 
 def teacher_fingerprint(model):
-    """A digest of the architecture of a model and of its weights, whatever its layers are called.
+    """A digest of a model's architecture and weights, independent of the names of its layers.
 
-    Of a model that has no config, the classes of its layers stand for the architecture.
+    If the model has no config, the classes of its layers stand for the architecture.
     """
     digest = _digest(json.dumps(_architecture(model), sort_keys=True).encode())
     for weight in model.weights:
@@ -28,7 +28,7 @@ def teacher_fingerprint(model):
 
 
 def inputs_fingerprint(function, probe):
-    """A digest of what a function makes of a probe; ``None`` where there is no function."""
+    """A digest of what a function makes of a probe; ``None`` if there is no function."""
     if function is None:
         return None
     made = function(keras.tree.map_structure(keras.ops.convert_to_tensor, probe))
@@ -39,11 +39,11 @@ def inputs_fingerprint(function, probe):
 
 
 class DataFingerprint:
-    """A digest of samples, whatever their order and batches.
+    """A digest of samples, independent of their order and of the batches.
 
     Attributes:
         count: Number of samples.
-        probe: A batch of inputs, of a few samples, which are always the same ones.
+        probe: A batch with the inputs of a few samples, always the same ones.
     """
 
     def __init__(self):
@@ -53,12 +53,12 @@ class DataFingerprint:
         self._chosen = []
 
     def add(self, batch, digests):
-        """Take a batch in, with the digest of each of its samples."""
+        """Add a batch, with the digests of its samples."""
         if not self.count:
             kinds = keras.tree.map_structure(lambda x: f"{x.dtype} {x.shape[1:]}", batch)
             self._structure = json.dumps(kinds, sort_keys=True)
         self.count += len(digests)
-        # A sum has no order, and forgets no sample that comes twice.
+        # A sum does not depend on the order, and counts a sample that comes twice.
         self._sum += sum(int.from_bytes(digest) for digest in digests)
         least = sorted(range(len(digests)), key=digests.__getitem__)[:PROBES]
         found = [
@@ -77,7 +77,7 @@ class DataFingerprint:
 
 
 def sample_digests(batch):
-    """List of a digest of each sample with all that belongs to it."""
+    """List of digests, one per sample with all that belongs to it."""
     arrays = [np.ascontiguousarray(x) for x in keras.tree.flatten(batch)]
     return [_of_sample(sample) for sample in zip(*arrays, strict=True)]
 
@@ -85,7 +85,7 @@ def sample_digests(batch):
 def _of_sample(arrays):
     digest = _digest()
     for array in arrays:
-        # Texts are objects, whose bytes would be their addresses.
+        # Texts are objects, and their bytes would be addresses.
         is_text = not hasattr(array, "dtype") or array.dtype.hasobject
         digest.update(repr(_listed(array)).encode() if is_text else array.tobytes())
     return digest.digest()
@@ -98,12 +98,12 @@ def _listed(array):
 def _architecture(model):
     try:
         return _without_names(keras.saving.serialize_keras_object(model), {})
-    except (NotImplementedError, TypeError, ValueError):  # Keras's words for "has no config"
+    except (NotImplementedError, TypeError, ValueError):  # how Keras says "no config"
         return [type(model).__name__, *(type(layer).__name__ for layer in model._flatten_layers())]
 
 
 def _without_names(config, names, *, refers=False):
-    """A config in which a layer is called by its place, since Keras counts its names up."""
+    """A config that names layers by their order, since Keras numbers its names."""
     if isinstance(config, dict):
         return {
             key: value  # whose name says what it does

@@ -1,4 +1,4 @@
-"""Whether the task's loss, penalties and what these look at are finite, counted in each step."""
+"""Whether the task's loss, the penalties and what they tap are finite, counted in each step."""
 
 import keras
 import numpy as np
@@ -11,20 +11,20 @@ from keras_lgg.training.internals import numpy_of
 class NotFinite(keras.metrics.Metric):
     """Keeps the first step of an epoch in which the task's loss, or a penalty, was not finite.
 
-    Keras resets metrics, so this is of one epoch; it is not logged. A training step that is
-    compiled while ``watching`` is true also counts, for each place that a penalty looks at, the
-    steps in which it was not finite, and is the slower for it.
+    Keras resets metrics in each epoch; this one is not logged. A training step that is compiled
+    while ``watching`` is true also counts, for each place that a penalty taps, the steps in which
+    it was not finite, and is slower for it.
 
     Args:
-        places: List of the name of each penalty with the names of the places it looks at.
+        places: List of pairs: the name of a penalty, and the names of the places that it taps.
     """
 
     def __init__(self, places):
         super().__init__(name="not_finite", dtype="float32")
         self.places = places
         self.watching = False
-        # Of the task and of each penalty the steps until now; where one was not finite, the number
-        # of the first such step, below 0.
+        # For the task and each penalty, the number of steps so far; once one was not finite, minus
+        # the number of the first such step.
         self._steps = self.add_weight(
             shape=(1 + len(places),), initializer="zeros", name="finite_steps"
         )
@@ -34,7 +34,7 @@ class NotFinite(keras.metrics.Metric):
         ]
 
     def update_state(self, task, values):
-        """Count a step of this task's loss and these values."""
+        """Count a step with this loss of the task and these values of the penalties."""
         dtype = keras.backend.result_type(*(x.dtype for x in (task, *values)))
         finite = ops.isfinite(ops.stack([ops.cast(x, dtype) for x in (task, *values)]))
         steps = ops.convert_to_tensor(self._steps)
@@ -42,7 +42,7 @@ class NotFinite(keras.metrics.Metric):
         self._steps.assign(ops.where(steps < 0, steps, ops.where(finite, now, -now)))
 
     def look(self, values, inputs):
-        """Count the places that were not finite where a value was not."""
+        """Count the places that were not finite, if a value was not."""
         for counts, value, tensors in zip(self._counts, values, inputs, strict=True):
             counts.assign(counts + not_finite(value, tensors))
 
@@ -50,19 +50,19 @@ class NotFinite(keras.metrics.Metric):
         return {}
 
     def found(self):
-        """The names of the penalties that were not finite, with those of their places that were."""
+        """Pairs: a penalty that was not finite, and those of its places that were not, by name."""
         for (penalty, places), counts in zip(self.places, self._counts, strict=True):
             value, *inputs = ops.convert_to_numpy(counts)
             if value:
                 yield penalty, [p for p, count in zip(places, inputs, strict=True) if count]
 
     def message(self, value_of=numpy_of):
-        """What was the first not to be finite, and when.
+        """What was first not finite, and when.
 
         Args:
-            value_of: Function from a variable to its present value.
+            value_of: Function from a variable to its current value.
         """
-        steps = np.ceil(value_of(self._steps) - 0.01)  # of replicas, where the first one stopped
+        steps = np.ceil(value_of(self._steps) - 0.01)  # with replicas, where the first one stopped
         failed = -steps[steps < 0]
         if not len(failed):
             return (
@@ -75,7 +75,7 @@ class NotFinite(keras.metrics.Metric):
         if None not in first:
             return (
                 f"The penalty '{first[0]}' is not finite at step {step} of the epoch, the loss of "
-                "the task still is. Expected finite representations, and a loss of them that does "
+                "the task still is. Expected finite representations, and a loss on them that does "
                 "not overflow. Received: NaN or inf. Lower the learning rate or the weight of the "
                 "penalty, clip gradients, or bound what is tapped by a normalisation; to see at "
                 "which layer, fit(..., callbacks=[lgg.callbacks.GeometryGuard()])."
@@ -90,7 +90,7 @@ class NotFinite(keras.metrics.Metric):
 
 
 def not_finite(value, tensors):
-    """1.0 for a value and for each of its inputs that is not finite, 0.0 for each that is."""
+    """1.0 for a value, and each of its inputs, that is not finite, and 0.0 for the others."""
 
     def look():
         finite = [

@@ -1,8 +1,8 @@
-"""What a training looks at by itself: penalties that are far off, and losses that are NaN.
+"""What a training checks by itself: penalties with a weight far off, and losses that are NaN.
 
-The first steps are looked at on their way back to `fit`, by a function around the step that is then
-taken off again; later ones are counted in the step, see `NotFinite`, and the counts are read once
-an epoch. So no later step waits for any of it.
+The results of the first steps are checked on their way back to `fit`, by a wrapper around the step
+that is then removed; later failures are counted in the step, see `NotFinite`, and the counts are
+read once per epoch. So no later step has to wait.
 """
 
 import math
@@ -23,11 +23,11 @@ from keras_lgg.training.remarks import (
 )
 from keras_lgg.training.weights import DEFAULT
 
-STEPS = 3  # that are looked at
+STEPS = 3  # that are checked
 
 
 class WatchesFirstSteps:
-    """What `PenalizedModel` looks at while it trains."""
+    """The checks that `PenalizedModel` makes while it trains."""
 
     _plan: Plan
     _first_steps: "FirstSteps | None" = None
@@ -53,7 +53,7 @@ class WatchesFirstSteps:
             self._first_steps.watch()
 
     def _look_at_taps(self, x):
-        """Warn once of what is wrong with the taps, whatever comes of the training."""
+        """Warn once of what is wrong with the taps, before training starts."""
         if self._was_looked_at:
             return
         self._was_looked_at = True
@@ -64,11 +64,11 @@ class WatchesFirstSteps:
 
 
 class FirstSteps:
-    """Looks at the first steps of a training, and raises or warns.
+    """Checks the first steps of a training, and raises or warns.
 
     Args:
         model: A `PenalizedModel`.
-        guards: Whether a loss that is NaN is an error; it is not where the user stops at it.
+        guards: Whether a loss that is NaN is an error; it is not if the user's callbacks stop.
     """
 
     def __init__(self, model, *, guards):
@@ -77,13 +77,13 @@ class FirstSteps:
         self._warned = set()
 
     def watch(self):
-        """Put a look around the step that the model has."""
+        """Wrap the training step of the model."""
         self.release()
         if self._steps < STEPS:
             self._inner, self._model.train_function = self._model.train_function, self._step
 
     def release(self):
-        """Take it off."""
+        """Remove the wrapper."""
         if self._inner is not None and self._model.train_function == self._step:
             self._model.train_function = self._inner
         self._inner = None
@@ -146,9 +146,9 @@ class LossGuard(keras.callbacks.Callback):
 
 
 def guarded(callbacks):
-    """The callbacks of a `fit`, with a guard, where the user does not stop at NaN in another way.
+    """The callbacks of a `fit`, with a guard if none of them already stops at NaN.
 
-    It comes first: no backup or checkpoint is to keep what is lost.
+    It comes first, so that no backup or checkpoint keeps what is lost.
     """
     callbacks = keras.tree.flatten(callbacks) if callbacks else []
     return callbacks if any(map(_stops_at_nan, callbacks)) else [LossGuard(), *callbacks]

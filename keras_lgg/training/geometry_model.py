@@ -15,19 +15,23 @@ from keras_lgg.training.plans import OneNetwork
 class GeometryModel(PenalizedModel):
     """Trains a model under penalties on the latent geometry of its layers.
 
-    Use it as any Keras model. ``model.base`` is the plain model: it shares the weights, holds
-    nothing of this package, and is what you deploy.
+    Outputs and tapped representations come from one forward pass. In ``fit`` and ``evaluate``, the
+    total loss is the compiled loss, plus the `add_loss` losses of the layers, plus the sum of
+    ``weight * value`` over the penalties; each value is logged under the name of its penalty.
+
+    Use it like any Keras model. ``model.base`` is the plain model to deploy: it shares the weights
+    and contains nothing of this package.
 
     Args:
-        base: Any Keras model.
-        penalties: List of `Penalty`.
-        micro_batch: How many samples of a batch the base sees at a time, so that its activations
-            fit into memory; the graphs, and all gradients, are those of the whole batch. ``None``,
-            all at once. See :doc:`/micro_batches`.
+        base: Any Keras model that trains as `keras.Model` does.
+        penalties: List of `Penalty`, with layers of the base as ``taps``.
+        micro_batch: Number of samples that pass through the base at a time, so that its activations
+            fit into memory; graphs and gradients are still those of the whole batch. ``None``
+            passes all at once. See :doc:`/micro_batches`.
         **kwargs: ``name`` and the other arguments of `keras.Model`.
 
     Raises:
-        ValueError: If a tap is unknown or cannot be reached, or a penalty cannot act on one
+        ValueError: If a tap is unknown or cannot be reached, or a penalty cannot act on a single
             network.
 
     Example:
@@ -52,7 +56,8 @@ class GeometryModel(PenalizedModel):
         >>> sorted(history.history)
         ['loss', 'smoothness_variation']
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
 
     _plan: OneNetwork

@@ -1,4 +1,4 @@
-"""What of Keras the package needs and Keras keeps to itself: all of it here, in one place."""
+"""All that the package uses of the private parts of Keras, in one place."""
 
 import gc
 import inspect
@@ -9,15 +9,15 @@ import keras
 
 
 def is_stateless():
-    """Whether variables are being read from, and written to, a scope of their own."""
+    """Whether variables are being read from, and written to, a stateless scope."""
     return keras.src.backend.common.stateless_scope.in_stateless_scope()
 
 
 class MovingScope(keras.StatelessScope):
-    """A scope in which variables have other values, and none moves, which tells what would.
+    """A scope in which variables have given values and do not change; it records what would.
 
     Attributes:
-        moved: List of the variables that were given a value in it.
+        moved: List of the variables that were assigned a value in it.
         losses: What layers added by `add_loss`.
     """
 
@@ -35,7 +35,7 @@ class MovingScope(keras.StatelessScope):
 
 
 def forget_losses(model, losses):
-    """Make the layers of a model forget what they added in a scope that has ended."""
+    """Make the layers of a model forget losses that they added in a scope that has ended."""
     gone = {id(loss) for loss in losses}
     for layer in model._flatten_layers():
         layer._loss_ids -= gone
@@ -47,33 +47,33 @@ def no_autocast():
 
 
 def set_mask(tensor, mask):
-    """Let Keras keep a mask with a tensor."""
+    """Make Keras keep a mask with a tensor."""
     keras.src.backend.set_keras_mask(tensor, mask)
 
 
 def bound(method, model, args, kwargs):
-    """The arguments of a call of a method of Keras, by name."""
+    """The arguments of a call of a Keras method, by name."""
     given = dict(inspect.signature(method).bind(model, *args, **kwargs).arguments)
     return {name: value for name, value in given.items() if name != "self"}
 
 
 def batch_size(x):
-    """How many samples a structure of inputs holds, in which ``None`` may stand for one."""
+    """How many samples a structure of inputs holds; ``None`` may stand for an input."""
     return keras.ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
 
 
 def make_variables(model, iterator):
-    """Make the variables that the first training step would make.
+    """Create the variables that the first training step would create.
 
-    TensorFlow traces a step that makes variables a second time, which takes as long again.
+    TensorFlow traces a step that creates variables twice, which takes twice as long.
 
     Args:
-        model: A compiled model, of which this does nothing where a layer is not built yet.
-        iterator: Over the batches that it will train on.
+        model: A compiled model; nothing happens if one of its layers is not built yet.
+        iterator: Iterator over the batches that it will train on.
     """
     if keras.backend.backend() != "tensorflow" or not all(x.built for x in model._flatten_layers()):
         return
-    # A loss makes variables for several outputs alone: the mean of each.
+    # A loss creates variables only for several outputs: the mean of each.
     has_many = len(getattr(model, "output_names", [])) > 1
     parts = [model._compile_metrics, model._compile_loss if has_many else None]
     unmade = [part for part in parts if part is not None and not part.built]
@@ -82,25 +82,25 @@ def make_variables(model, iterator):
             batch = keras.tree.map_structure(
                 lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), iterator.element_spec
             )
-        except AttributeError:  # of replicas, for which Keras makes them; or ragged
+        except AttributeError:  # of replicas, for which Keras creates them; or ragged
             return
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         outputs = symbolic_outputs(lambda x: model(x, training=False), x)
         try:
             for each in unmade:
                 each.build(y, outputs)
-        except (KeyError, ValueError):  # of labels that do not fit: the step itself says it better
+        except (KeyError, ValueError):  # labels that do not fit: the step itself has a better error
             return
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 
 
 def after_step(model, found):
-    """``(logs, value_of)`` of what a training step returned.
+    """``(logs, value_of)`` from what a training step returned.
 
     Returns:
-        Dict of numbers, and a function from a variable to its value after the step, which on JAX
-        is not in the variable yet.
+        Dict of numbers, and a function from a variable to its value after the step; on JAX, the
+        variable itself does not hold it yet.
     """
     if keras.backend.backend() != "jax":
         return found, numpy_of
@@ -120,42 +120,42 @@ def after_step(model, found):
 
 
 def numpy_of(x):
-    """A tensor or variable as an array, with no word of NumPy on how the backend hands it over."""
+    """A tensor or variable as an array, without NumPy's warnings about the backend."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return keras.ops.convert_to_numpy(x)
 
 
 def compiled_metrics(model):
-    """The metrics that compile() was given: names, functions and metrics."""
+    """The metrics that ``compile`` was given: names, functions and metric objects."""
     compiled = getattr(model, "_compile_metrics", None)
     given = [getattr(compiled, name, None) for name in ("_user_metrics", "_user_weighted_metrics")]
     return [metric for metric in keras.tree.flatten(given) if metric is not None]
 
 
 def entry_model():
-    """The model whose call is under way, or ``None``."""
+    """The outermost model whose call is running, or ``None``."""
     context = keras.src.backend.common.global_state.get_global_attribute("current_call_ctx")
     layer = None if context is None else context.entry_layer
     return layer if isinstance(layer, keras.Model) else None
 
 
 def training_models_of(variable):
-    """The models that train on JAX at this moment, and hold a variable."""
+    """The models that are training on JAX at this moment and hold a variable."""
     return [
         model
         for model in gc.get_objects()
-        if issubclass(type(model), keras.Model)  # isinstance() asks strangers, who may warn or fail
+        if issubclass(type(model), keras.Model)  # isinstance() may run foreign code
         and getattr(model, "_jax_state", None)
         and any(v is variable for v in model.variables)
     ]
 
 
 def symbolic_outputs(function, *inputs):
-    """What a function of backend tensors returns for symbolic inputs, run in no graph.
+    """What a function of backend tensors returns for symbolic inputs, run outside any graph.
 
-    Where it does not take open axes as a backend stands in for them (83 long, or a symbol, which a
-    table of positions may refuse), it is asked at two small sizes, and what differs is open.
+    A backend replaces open axes by a length of 83, or by a symbol, which may not fit (a table of
+    positions, for instance). Then two small sizes are tried, and the axes that differ are open.
     """
     spec = keras.src.backend.compute_output_spec
     try:
@@ -182,7 +182,7 @@ def _where_they_agree(a, b):
 
 
 def symbolic_inputs(model):
-    """The arguments that a model is called with, as symbolic tensors; ``None`` if unknown."""
+    """The arguments of a model's call as symbolic tensors; ``None`` if unknown."""
     if isinstance(model, keras.Sequential) and model.inputs is not None:
         return [model.inputs[0]]
     if getattr(model, "inputs", None) is not None:
@@ -195,13 +195,13 @@ def symbolic_inputs(model):
 
 
 def modes(model, training):
-    """How a model is told whether it trains, where its ``call`` wants to know."""
+    """The argument that tells a model whether it trains, if its ``call`` takes it."""
     takes_it = "training" in inspect.signature(type(model).call).parameters
     return {"training": training} if takes_it else {}
 
 
 def nodes_of(model, layer):
-    """The calls of a layer in a graph of layers; none where the model is no plain graph."""
+    """The calls of a layer in a graph of layers; none if the model is not a plain graph."""
     functional = keras.src.models.functional.Functional
     if isinstance(model, keras.Sequential):
         plain, graph = keras.Sequential, model._functional
@@ -214,29 +214,29 @@ def nodes_of(model, layer):
 
 
 def sublayers_of(layer):
-    """The layers right inside a layer, in the order in which they were given to it."""
+    """The layers directly inside a layer, in the order in which they were given to it."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def attributes_of(layer):
-    """The attributes of a layer by name, those included that PyTorch keeps apart."""
+    """The attributes of a layer by name, including those that PyTorch keeps separately."""
     return {**vars(layer), **vars(layer).get("_modules", {})}
 
 
 def input_names(model):
-    """Of each input of a graph of layers its names: that of its layer, and that of its tensor."""
+    """For each input of a graph of layers, the names of its layer and of its tensor."""
     return [[x._keras_history.operation.name, x.name] for x in model.inputs]
 
 
 def output_layers(model):
-    """The layers that return the outputs of a graph of layers; none where the model is none."""
+    """The layers that return the outputs of a graph of layers; none for any other model."""
     return [x._keras_history.operation for x in getattr(model, "outputs", None) or []]
 
 
 def symbolic_input(model):
-    """What a graph of layers is called with, or ``None`` where the model is none."""
+    """The symbolic input of a graph of layers, or ``None`` for any other model."""
     if getattr(model, "inputs", None) is None:
         return None
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
@@ -245,7 +245,7 @@ def symbolic_input(model):
 def inputs_by_name(model, inputs):
     """The tensors that a model is called with, by the names that it has for them.
 
-    Empty where the model has no names for them, or they do not go together.
+    Empty if the model has no names for them, or if their numbers do not agree.
     """
     if isinstance(inputs, dict):
         return {name: x for name, x in inputs.items() if hasattr(x, "shape")}

@@ -1,4 +1,4 @@
-"""A look at the labels before a training compiles them away: what a step could not refuse."""
+"""Checks of the labels before training is compiled, since a compiled step could not refuse them."""
 
 import contextlib
 import functools
@@ -19,10 +19,10 @@ from keras_lgg.training.remarks import one_class, warn
 
 
 class ChecksLabels:
-    """What `PenalizedModel` does with its data first, where a penalty reads class labels.
+    """The checks that `PenalizedModel` makes of its data first, if a penalty reads class labels.
 
-    Arrays are looked at whole, and of datasets and generators the first batch, as it comes: none
-    is taken out of order, and the others pass as they are.
+    Arrays are checked as a whole; of datasets and generators, the first batch is checked as it
+    comes: no batch is taken out of order, and the others pass unchecked.
     """
 
     _plan: Plan
@@ -38,7 +38,7 @@ class ChecksLabels:
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         given = internals.bound(keras.Model.evaluate, self, args, kwargs)
-        if given.get("kwargs"):  # `fit` calls it with what it has looked at
+        if given.get("kwargs"):  # called by `fit` with data that it has checked
             return super().evaluate(*args, **kwargs)  # type: ignore[misc]
         with self._checked(given):
             return super().evaluate(**given)  # type: ignore[misc]
@@ -55,14 +55,14 @@ class ChecksLabels:
     def _checked(
         self, given: dict[str, Any], remark: Callable[..., None] | None = None
     ) -> Iterator[list[ValueError]]:
-        """Look at the data among the arguments; raise what was found where it came from."""
+        """Check the data among the arguments; an error found later is raised as it was."""
         held: list[ValueError] = []
         given["x"] = self._checked_data(given.get("x"), given.get("y"), held, remark)
         self._labels_are_whole = given.get("y") is not None
         try:
             yield held
         except Exception:
-            if held:  # a pipeline of tf.data tells errors in words of its own
+            if held:  # tf.data pipelines turn errors into their own
                 raise held[0] from None
             raise
         finally:
@@ -70,7 +70,7 @@ class ChecksLabels:
 
     @staticmethod
     def _remark_on_one_class(given):
-        """A function that warns of labels, of the whole data or of a batch, of one class."""
+        """A function that warns if labels, of all data or of a batch, have a single class."""
         in_order = given.get("shuffle", True) is False
         first = (given.get("batch_size") or 32) if in_order else None
 
@@ -95,7 +95,7 @@ class ChecksLabels:
         return x
 
     def _class_numbers(self, y):
-        """Targets for the penalties: class numbers in floats, all seen to be whole, as integers."""
+        """Targets for the penalties: class numbers in floats, if known to be whole, as integers."""
         losses = [p.loss for p in self._plan.penalties if getattr(p.loss, "needs_labels", True)]
         all_classes = all(map(_reads_classes, losses))
         if not self._labels_are_whole or not all_classes or any(map(_is_continuous, losses)):
@@ -110,7 +110,7 @@ class ChecksLabels:
 
 
 def _reads_classes(loss):
-    """Whether a loss says what labels it reads: those of the package, and not one of one's own."""
+    """Whether a loss says what labels it reads, as those of this package do."""
     return isinstance(loss, GeometryLoss) and loss.needs_labels and "ignore_class" in loss._options
 
 
@@ -119,13 +119,13 @@ def _is_continuous(loss):
 
 
 def _check_labels(penalties, y, *, is_whole, remark=None):
-    """Raise where targets, of which all values are here, are no labels for these penalties.
+    """Raise if targets, whose values are all known, are not labels for these penalties.
 
     Args:
         penalties: List of `Penalty` that read classes.
         y: Targets of the whole data, or of the first batch.
-        is_whole: Which of the two.
-        remark: Function of a penalty and class numbers, which warns, or ``None``.
+        is_whole: Whether they are those of the whole data.
+        remark: Function of a penalty and class numbers that may warn, or ``None``.
     """
     for penalty in penalties:
         labels = labels_of(penalty, y)
@@ -150,7 +150,7 @@ def _check_labels(penalties, y, *, is_whole, remark=None):
 
 
 def _check_bits(known):
-    """Raise where JAX would cut class numbers to 32 bits, and take some for others."""
+    """Raise if JAX would cut class numbers to 32 bits, and so confuse some of them."""
     if keras.backend.backend() != "jax" or known.dtype.itemsize < 8 or known.dtype.kind == "f":
         return
     import jax
@@ -165,14 +165,14 @@ def _check_bits(known):
 
 
 def _with_a_look(x, look, held):
-    """The same data, whose first batch is looked at on its way."""
+    """The same data, with a look at the first batch as it passes."""
     if isinstance(x, types.GeneratorType):
         return _generator(x, look)
     if isinstance(x, keras.utils.PyDataset):
         look(_targets(x[0]))
     elif type(x).__module__.startswith("tensorflow.") and hasattr(x, "element_spec"):
         return _dataset(x, look, held)
-    return x  # of other kinds, such as a PyTorch loader, the step sees the values, or their dtype
+    return x  # for other kinds, such as a PyTorch loader, the step sees the values, or their dtype
 
 
 def _targets(batch):
@@ -187,7 +187,7 @@ def _generator(batches, look):
 
 
 def _dataset(dataset, look, held):
-    """A `tf.data.Dataset` with a look at its first element, in the place of which none is read."""
+    """A `tf.data.Dataset` with a look at its first element, which is read only once."""
     import tensorflow as tf
 
     spec = dataset.element_spec

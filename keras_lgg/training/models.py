@@ -1,4 +1,4 @@
-"""What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of the loss."""
+"""What `GeometryModel` and `Distiller` share: one forward pass, and how the loss adds up."""
 
 import contextlib
 import contextvars
@@ -21,7 +21,7 @@ from keras_lgg.types import Tensor
 
 
 class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
-    """What `GeometryModel` and `Distiller` share: one forward pass, and the accounts of its loss.
+    """What `GeometryModel` and `Distiller` share: one forward pass, and how its loss adds up.
 
     The total loss is the compiled loss, plus the `losses` of the layers inside, plus the sum of
     ``weight * value`` over the penalties, in training and in evaluation alike.
@@ -33,7 +33,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         # Inputs go to the core as they are: it knows which dtypes it wants.
         super().__init__(autocast=False, **kwargs)
         self._plan = plan
-        # Plain attributes, so that Keras tracks, saves and (in JAX) threads through what is theirs.
+        # Plain attributes: Keras tracks, saves and (on JAX) threads through these variables.
         for penalty in self.penalties:
             if penalty.balance is None:
                 penalty._weight.belongs_to(self)
@@ -49,14 +49,14 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
 
     @property
     def penalties(self) -> list[Penalty]:
-        """The penalties; their weights can be assigned, the list stays."""
+        """The penalties; their weights can be assigned, the list is fixed."""
         return list(self._plan.penalties)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "penalties":
             raise ValueError(
                 f"The penalties of '{self.name}' stay what they are. Expected their weights to be "
-                f"assigned, or a new model. Received: penalties={value!r}. Write for instance "
+                f"assigned, or a new model. Received: penalties={value!r}. For instance, write "
                 "model.penalties[0].weight.assign(0.1), or lgg.GeometryModel(model.base, "
                 "penalties)."
             )
@@ -81,7 +81,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         super().make_test_function(force)
 
     def _check_names(self):
-        """Raise where a penalty has the name of a metric, whose value it would log over."""
+        """Raise if a penalty has the name of a metric, whose logged value it would overwrite."""
         metrics = internals.compiled_metrics(self)
         named = [getattr(m, "name", None) or getattr(m, "__name__", m) for m in metrics]
         for penalty in self.penalties:
@@ -93,12 +93,12 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
                     "name='another_name')."
                 )
 
-    # What is asked about the network is answered by the network.
+    # Questions about the network are passed on to the network.
     def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
         return self._core.get_layer(name, index)
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.summary`, of the plain network; then the penalties and what they tap."""
+        """`keras.Model.summary` of the plain network, then the penalties and what they tap."""
         given = internals.bound(keras.Model.summary, self, args, kwargs)
         self._core.summary(**given)
         given.get("print_fn", print)("\n".join(self._plan.lines()))
@@ -108,7 +108,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         return f"<{type(self).__name__} '{self.name}' of '{self._core.name}': {penalties}>"
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.export`, of the plain network."""
+        """`keras.Model.export` of the plain network."""
         self._core.export(*args, **kwargs)
 
     @property
@@ -130,8 +130,8 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
         return outputs
 
     def _check_not_inside(self):
-        """Raise where this is a part of a model that trains, which asks for no penalties."""
-        # A step on JAX calls the model without a trace of it, in a scope of its variables.
+        """Raise if this is part of a model that trains, which would ignore the penalties."""
+        # On JAX, a step calls the model in a stateless scope, where no entry model is known.
         if internals.entry_model() not in (None, self) or internals.is_stateless():
             raise ValueError(
                 f"The penalties of '{self.name}' would do nothing inside another model. Expected "
@@ -145,7 +145,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
     def recording_taps(self) -> Iterator[None]:
         """Keep what the taps see in a call of the model for the `compute_loss` that follows.
 
-        ``fit`` and ``evaluate`` do this by themselves; a training loop of your own needs it.
+        ``fit`` and ``evaluate`` do this themselves; your own training loop needs it.
 
         Example:
             >>> import keras, numpy as np, keras_lgg as lgg
@@ -159,15 +159,15 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
             ...     float(model.compute_loss(x, y, model(x, training=True)))
             2.0
         """
-        # Per context, hence per thread: the replicas of a distribution strategy do not mix. What
-        # was recorded ends with the step, so no tracer outlives it.
+        # Per context, hence per thread: the replicas of a distribution strategy do not mix. The
+        # record ends with the step, so no tracer outlives it.
         token = _record.set({**(_record.get() or {})})
         try:
             yield
         finally:
             _record.reset(token)
 
-    # These two take and return what each backend's trainer does.
+    # These two take and return what the trainer of each backend does.
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
             return super().train_step(*args, **kwargs)
@@ -238,7 +238,7 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
 
 
 def network_of(model: keras.Model) -> keras.Model:
-    """The network whose layers a model taps: a base, a student, or the model itself."""
+    """The network whose layers a model taps: its base, its student, or the model itself."""
     return model._core if isinstance(model, PenalizedModel) else model
 
 
@@ -249,7 +249,7 @@ _record: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar(
 
 
 def _check_core(core):
-    """Raise where what a model does of its own in training would be passed over."""
+    """Raise if a model has training code of its own, which would be ignored."""
     for layer in core._flatten_layers():
         if isinstance(layer, PenalizedModel):
             raise ValueError(
@@ -265,7 +265,7 @@ def _check_core(core):
     ]
     if own:
         raise ValueError(
-            f"The model '{core.name}' trains by code of its own, which a wrapper would pass over. "
+            f"The model '{core.name}' trains by code of its own, which a wrapper would ignore. "
             f"Expected a model that trains as keras.Model does. Received: a {type(core).__name__} "
             f"with its own {', '.join(own)}. Keep that code, and call the model inside `with "
             "lgg.tapping(model, penalties) as geometry:`; then add geometry.loss(y) to its loss."

@@ -1,10 +1,10 @@
-"""A network run in parts of a batch, with the outputs, and the gradients, of the whole.
+"""A network run on parts of a batch, with the outputs and the gradients of the whole batch.
 
-The first run of a part keeps nothing for the backward pass but what moved in it; once the gradient
-with respect to its outputs is known, the part runs once more, from the same states and so with the
-same random numbers, and hands that gradient on. So memory is that of one part, and of the outputs.
-This is done by each backend's own means: a checkpointed scan on JAX, checkpoints on PyTorch, loops
-on TensorFlow.
+The first run of a part keeps for the backward pass only the states that changed in it. Once the
+gradient with respect to its outputs is known, the part runs again, from the same states and so with
+the same random numbers, and passes that gradient on. So memory is that of one part, plus the
+outputs. Each backend has its own way: a checkpointed scan on JAX, checkpoints on PyTorch, loops on
+TensorFlow.
 
 Reference: Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
 RepL4NLP 2021
@@ -28,18 +28,19 @@ def in_parts(
     network: keras.Model,
     variables: Sequence[keras.Variable] = (),
 ) -> Any:
-    """``function(inputs)``, of which the network sees ``size`` samples at a time.
+    """``function(inputs)``, where the network sees ``size`` samples at a time.
 
-    What layers add by `add_loss` becomes a mean over the samples, added to the network. States
-    move once a part. Inputs of at most ``size`` samples, if that is known, are not parted.
+    What layers add by `add_loss` becomes a mean over the samples, added to the network. States are
+    updated once per part. Inputs known to have at most ``size`` samples are not divided.
 
     Args:
-        function: Of a structure of tensors with one row a sample, and of what else is no tensor or
-            a scalar. Returns a structure of tensors, in which ``None`` may stand for one.
+        function: Function of a structure of tensors with one row per sample, which may also hold
+            scalars and other values. Returns a structure of tensors, in which ``None`` may stand
+            for one.
         inputs: Such a structure, of ``n`` samples.
-        size: Samples of a part; one part has fewer, where the batch is no multiple of it.
+        size: Number of samples in a part; one part has fewer if the batch is no multiple of it.
         network: The model that the function calls.
-        variables: Of what else the function reads.
+        variables: Further variables that the function reads.
 
     Returns:
         What the function returns, for all samples.
@@ -57,15 +58,15 @@ def in_parts(
 
 
 class _Part:
-    """The function as one of tensors alone, in which no variable moves.
+    """The function as a pure function of tensors, which changes no variable.
 
     Attributes:
         inputs: List of the tensors of the whole batch.
-        samples: How many it has.
-        values: Those of the variables that may be trained.
-        moved: The variables that a part moves; known, as is ``start``, when one has been run.
+        samples: Number of samples in the batch.
+        values: The values of the variables that may be trained.
+        moved: The variables that a part changes; known, like ``start``, once a part has run.
         start: Their values before.
-        losses: How many a part adds.
+        losses: Number of losses that a part adds.
     """
 
     def __init__(self, function, inputs, network, variables):
@@ -86,8 +87,8 @@ class _Part:
     def __call__(self, values, states, inputs):
         """``(outputs, losses, states)`` of a part: lists of tensors.
 
-        The losses are the part's share of the mean over the batch. The states are of ``moved``;
-        none given are those of the start.
+        The losses are the part's share of the mean over the batch. The states are those of
+        ``moved``; an empty list stands for those at the start.
         """
         variables = [*self._trained, *self._others, *self.moved]
         values = [*values, *self._other_values, *(states or self.start)]
@@ -107,16 +108,16 @@ class _Part:
         built = [v for v in self._network.variables if id(v) not in before]
         if built:
             raise ValueError(
-                f"The model '{self._network.name}' is built in the course of a call, which cannot "
-                "be done in parts. Expected a model that has its weights. Received: one that "
-                f"made {len(built)} of them when it was called. Call it on a sample first."
+                f"The model '{self._network.name}' is built during a call, which cannot be done in "
+                "parts. Expected a model that already has its weights. Received: one that created "
+                f"{len(built)} of them when it was called. Call it on a sample first."
             )
         with internals.no_autocast():
             self.start = [before[id(v)] if id(v) in before else _kept(v.value) for v in moved]
         self.moved = moved
 
     def result(self, outputs):
-        """What the function returns, of its tensors for all samples."""
+        """What the function returns, from its tensors for all samples."""
         structure, masks = self._result
         for tensor, mask in masks:
             internals.set_mask(outputs[tensor], outputs[mask])
@@ -126,7 +127,7 @@ class _Part:
 
 
 def _kept(value):
-    """A tensor that stays what it is when the variable moves."""
+    """A tensor that does not change when the variable does."""
     is_jax = keras.backend.backend() == "jax"  # whose arrays never change
     return ops.convert_to_tensor(value) if is_jax else ops.copy(value)
 
@@ -146,22 +147,22 @@ def _is_batched(x):
 
 
 def _batched(structure):
-    """The tensors of a structure that have a row for each sample."""
+    """The tensors of a structure that have one row per sample."""
     return [x for x in keras.tree.flatten(structure) if _is_batched(x)]
 
 
 def _filled(structure, tensors):
-    """The structure with these in place of them."""
+    """The structure with these tensors in their place."""
     tensors = iter(tensors)
     return keras.tree.map_structure(lambda x: next(tensors) if _is_batched(x) else x, structure)
 
 
 def _taken_apart(result):
-    """What a function returns as a list of its different tensors, masks of Keras among them.
+    """The result of a function as a list of its different tensors, including Keras masks.
 
     Returns:
-        ``((structure, masks), tensors)``: the structure of the result with places in the list,
-        and the places of tensors that have a mask, with those of their masks.
+        ``((structure, masks), tensors)``: the structure of the result, with positions in the list
+        for tensors, and pairs of the position of a tensor and that of its mask.
     """
     found = {}
 
@@ -182,15 +183,15 @@ def _on_jax(part, size):
     def of_rows(begin, end):
         return [x[begin:end] for x in part.inputs]
 
-    # States are known once a part was run: with no numbers, here.
+    # States are known once a part was run: here only with shapes.
     jax.eval_shape(lambda: part(part.values, [], of_rows(0, size)))
 
     def step(states, inputs):
         outputs, losses, states = run(part.values, states, inputs)
         return states, (outputs, losses)
 
-    run = jax.checkpoint(part, prevent_cse=False)  # which a scan does by itself
-    # Each device has a share of each part: else all would work on the part that one of them holds.
+    run = jax.checkpoint(part, prevent_cse=False)  # a scan prevents it anyway
+    # Each device has a share of each part, or all would work on a part that one of them holds.
     shards = replicas.split_count()
     shards = shards if rest == 0 and size % shards == 0 else 1
     parts = [_in_turns(x, shards, count) for x in of_rows(0, count * size)]
@@ -208,7 +209,7 @@ def _on_jax(part, size):
 
 
 def _in_turns(x, first, second):
-    """Rows that lie by ``first`` and then by ``second`` as ``(second, first, rest, ...)``."""
+    """Rows ordered by ``first`` and then ``second``, as ``(second, first, rest, ...)``."""
     x = ops.reshape(x, (first, second, -1, *x.shape[1:]))
     return ops.swapaxes(x, 0, 1)
 
@@ -219,7 +220,7 @@ def _on_torch(part, size):
     states, found = [], []
     for begin in range(0, part.samples, size):
         inputs = [x[begin : begin + size] for x in part.inputs]
-        # The first run says which states move; before, there are none to be given.
+        # The first run shows which states change; before, there are none to pass.
         found.append(checkpoint(part, part.values, states, inputs, use_reentrant=False))
         states = found[-1][2]
     outputs, losses, _ = zip(*found, strict=True)

@@ -21,21 +21,21 @@ _TAP = re.compile(r"(?P<path>.+?)(?:@(?P<call>\d+))?(?::(?P<output>\w+))?")
 def layer_paths(
     model: keras.Model, pattern: str | None = None
 ) -> dict[str, tuple[int | None, ...]]:
-    """Every tap that a model has, with the shape of what it sees.
+    """All paths of layers that can be tapped in a model, with the shapes that they return.
 
-    The model is traced once, on no data.
+    The model is traced once, without data.
 
     Args:
         model: Any Keras model that knows its input shape: Functional, Sequential, or a subclass
             that was built or called.
-        pattern: As of a file name, ``"stage*_out"`` or ``"encoder/block_?"``: only the paths that
-            it matches. ``*`` matches ``/``, too.
+        pattern: Keep only the paths that match it, as file names would: ``"stage*_out"`` or
+            ``"encoder/block_?"``. ``*`` also matches ``/``. ``None`` keeps all.
 
     Returns:
         Dict from each path to a shape, in the order in which the layers return. A layer that is
-        called several times has a path for each call, ``"shared@1"``; one of several outputs has
-        one for each, ``"lstm:0"``. What runs inside a loop, a condition, or a block that is
-        compiled by itself or rematerialised is not listed.
+        called several times has one path per call, such as ``"shared@1"``; a layer with several
+        outputs has one per output, such as ``"lstm:0"``. Layers that run inside a loop, a
+        condition, or a block that is compiled separately or rematerialised are not listed.
 
     Raises:
         ValueError: If the model does not know its input shape.
@@ -64,8 +64,8 @@ class Place(NamedTuple):
         layer: The layer, or model, whose calls are watched.
         call: Which call, from 0; ``None`` where there must be one.
         output: Which output, an index or a key; ``None`` where there must be one.
-        input: Which input of the model, in place of an output.
-        around: The layers that it is inside of, along its path.
+        input: Which input of the model, instead of an output.
+        around: The layers around it, along its path.
     """
 
     layer: keras.layers.Layer
@@ -76,7 +76,7 @@ class Place(NamedTuple):
 
 
 def paths_of(model: keras.Model, tap: Any) -> list[str]:
-    """The paths that a user means by a path, a pattern of paths, or a layer of the model.
+    """The paths that a path, a pattern of paths or a layer of the model stands for.
 
     Raises:
         ValueError: If the layer is not in the model, or the pattern matches no path.
@@ -106,11 +106,11 @@ def paths_of(model: keras.Model, tap: Any) -> list[str]:
 
 
 def place_of(model: keras.Model, tap: str) -> Place:
-    """Where a path leads.
+    """The place to which a path leads.
 
     Raises:
-        ValueError: If there is no such layer, or it is plain from the graph that it is called
-            several times, or has several outputs, and the path does not say which is meant.
+        ValueError: If there is no such layer, or if the graph shows that it is called several times
+            or has several outputs and the path does not say which is meant.
     """
     found = _follow(model, tap)
     parts: dict[str, str | None] = {}
@@ -132,14 +132,14 @@ def place_of(model: keras.Model, tap: str) -> Place:
 
 
 def check_call(model, tap, place, calls):
-    """Raise where a tap does not say which of the calls of its layer it means."""
+    """Raise if a tap does not say which call of its layer it means."""
     if calls is None or (calls == 1 and place.call is None):
         return
     if calls == 0:
         raise ValueError(
             f"The tap '{tap}' saw nothing. Expected a layer that '{model.name}' calls in its "
             "forward pass. Received: one that was not called there, or only inside a block that is "
-            "compiled by itself or rematerialised. See lgg.layer_paths(model)."
+            "compiled separately or rematerialised. See lgg.layer_paths(model)."
         )
     if place.call is None:
         raise ValueError(
@@ -155,7 +155,7 @@ def check_call(model, tap, place, calls):
 
 
 def check_output(tap, outputs):
-    """Raise where a tap does not say which of the outputs of its layer it means."""
+    """Raise if a tap does not say which output of its layer it means."""
     if len(outputs) != 1:
         raise ValueError(
             f"The tap '{tap}' is ambiguous. Expected a layer with one output. Received: a layer "
@@ -165,14 +165,14 @@ def check_output(tap, outputs):
 
 
 def output_keys(outputs):
-    """How the outputs of a layer are named behind ``:``, by position or by key."""
+    """The names of a layer's outputs after ``:``, positions or keys."""
     if isinstance(outputs, dict):
         return list(outputs)
     return list(range(len(keras.tree.flatten(outputs))))
 
 
 def output_at(outputs, key):
-    """The output of a position or a key; a KeyError or an IndexError where there is none."""
+    """The output at a position or a key; a KeyError or an IndexError if there is none."""
     return outputs[key] if isinstance(outputs, dict) else keras.tree.flatten(outputs)[int(key)]
 
 
@@ -182,9 +182,9 @@ def has_path(model: keras.Model, tap: str) -> bool:
 
 
 def position_of(model: keras.Model, tap: str) -> list[list[int]]:
-    """Where the layers along a path stand, for a model that may name them anew.
+    """Where the layers along a path stand, for a model that may rename them.
 
-    Of each the index among its siblings, and a digest of the siblings' names.
+    For each, its index among its siblings and a digest of the siblings' names.
     """
     position: list[list[int]] = []
     container: keras.layers.Layer = model
@@ -202,7 +202,7 @@ def position_of(model: keras.Model, tap: str) -> list[list[int]]:
 def path_at(model: keras.Model, tap: str, position: list[list[int]]) -> str:
     """The path of the layer that had the path ``tap`` when its position was taken.
 
-    Where the siblings have the names that they had, names count, and else places.
+    If the siblings still have the same names, names count, otherwise places.
     """
     parts, container = tap.split("/"), model
     for level, (index, digest) in enumerate(position):
@@ -224,7 +224,7 @@ def _parts(tap):
 
 
 def children(container: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
-    """The layers right inside a model or a layer, each by a name that none of the others has."""
+    """The layers directly inside a model or a layer, each by a unique name."""
     layers = [
         layer
         for layer in {id(layer): layer for layer in internals.sublayers_of(container)}.values()
@@ -263,7 +263,7 @@ def _child(container, component):
 def _follow(model, path):
     """The place at the end of a path, and how often and with which outputs the graph calls it.
 
-    ``None`` where a name is unknown; the numbers are ``None`` where no graph tells them.
+    ``None`` if a name is unknown; the numbers are ``None`` if no graph shows them.
     """
     container, calls, around = model, 1, ()
     *others, last = path.split("/")
@@ -287,7 +287,7 @@ def _follow(model, path):
 
 
 def _port(container, name):
-    """The input or the output of a model that has a name."""
+    """The input or output of a model with this name."""
     if not is_graph(container):
         return None
     for index, names in enumerate(internals.input_names(container)):
@@ -307,7 +307,7 @@ def _calls_in_graph(container, layer):
 
 
 def _all_layers(model, prefix="", around=()):
-    """Every layer of a model by its path, models and composite layers before what they hold."""
+    """Every layer of a model by its path; models and composite layers precede what they hold."""
     found = {}
     for component, layer in children(model).items():
         if any(layer is each for each in around):  # a layer that holds the one around it
@@ -318,7 +318,7 @@ def _all_layers(model, prefix="", around=()):
 
 
 def _traced_shapes(model):
-    """The shapes that the layers of a model return, by tap, in the order in which they do."""
+    """The shapes that the layers of a model return, by tap, in the order in which they return."""
     recording = traced(model)
     by_layer = {}
     for path, layer in _all_layers(model).items():
@@ -360,14 +360,14 @@ def traced(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:
 
 
 def _untracked(outputs):
-    """Outputs in plain dicts: JAX knows no others, such as those that Keras keeps of a model."""
+    """Outputs in plain dicts: JAX does not know those in which Keras keeps a model's outputs."""
     if isinstance(outputs, dict):
         return {key: _untracked(value) for key, value in outputs.items()}
     return outputs
 
 
 def inference(model, *args):
-    """Call a model in inference mode, whether or not it has modes."""
+    """Call a model in inference mode, whether or not it has one."""
     return model(*args, **internals.modes(model, False))
 
 
@@ -386,7 +386,7 @@ def _hint(model, tap):
 
 
 def _shown(model, tap):
-    """The names of few layers, or those of many which are most like a tap."""
+    """The names of the layers, or if there are many, those most like a tap."""
     known = list(_all_layers(model))
     if is_graph(model) and not isinstance(model, keras.Sequential):
         known = [tensor.name for tensor in model.inputs] + known

@@ -1,11 +1,10 @@
-"""Penalties: which loss, at which layers of a model, how strongly."""
+"""Penalties: which loss, at which layers of a model, and how strongly."""
 
 import copy
 import functools
 import math
 import numbers
 import re
-from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -19,56 +18,62 @@ from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
 from keras_lgg.training.weights import DEFAULT, PenaltyWeight, unassignable
-from keras_lgg.types import Tensor
+from keras_lgg.types import Taps, Tensor
 
 FRACTION = 0.1  # of a balanced weight
 
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class Penalty:
-    """A loss on the latent geometry: which loss, at which layers, how strongly.
+    r"""A loss on the latent geometry: which loss, at which layers, and how strongly.
+
+    It adds ``weight * loss`` to the total loss of the model that trains with it. A balanced weight
+    follows the training:
+
+    .. math::
+
+        w = f \, \Bigl( \mathbb{E} \, \lVert \partial \mathcal{L} / \partial h \rVert^2 \, \Big/ \,
+            \mathbb{E} \, \lVert \partial \mathcal{P} / \partial h \rVert^2 \Bigr)^{1/2}
+
+    Here f is ``fraction``, h the representation at the last tap, :math:`\mathcal{P}` the penalty's
+    value, and :math:`\mathcal{L}` all that is computed from h on: the loss of the task, and
+    penalties deeper in the network. The means run over some 50 steps and are read off in the usual
+    backward pass; at the first step there are none, and w is 0. It goes to 0 as the task is learnt,
+    and grows where the penalty's own gradient vanishes. It needs a Keras optimizer.
 
     Args:
-        loss: A loss of `keras_lgg.losses`; any Keras loss of ``(labels, representation)`` (in a
-            `Distiller`: of ``(teacher, student)`` representations); in a `Distiller` also
+        loss: A loss of `keras_lgg.losses`, or any Keras loss of ``(labels, representation)``; in a
+            `Distiller`, of ``(teacher, student)`` representations, and also
             `keras.distillation.LogitsDistillation` and `FeatureDistillation`.
         taps: In a `GeometryModel`: a layer, or a list of them in their order along the depth. In
-            a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A layer is named by
-            its path through the names, or attributes, of the models and layers around it:
-            ``"backbone/block3"``. ``"shared@1"`` is its second call, ``"lstm:0"`` its first
-            output. A pattern, ``"stage*_out"``, stands for all layers that it matches, in the
-            order in which they return (see `keras_lgg.layer_paths`); a layer itself is a tap, and
-            the name of an output. ``None`` is the output of the model. A loss on single layers is
-            averaged over its taps.
-        weight: Factor of the penalty in the total loss, at least 0. ``None`` is the default of the
-            loss for a batch of that size, ``loss.default_weight(n)``, with which training goes
-            well in most networks: see :doc:`/which_loss`. Or ``"balanced"``: the factor follows
-            the training, so that with respect to the last tap the norm of the weighted
-            penalty's gradient stays at ``fraction`` of the norm of the gradient that comes back
-            through the network: that of the task's loss, and of penalties deeper in it. Both are
-            running means (squared, over some 50 steps), read off in the backward pass that there
-            is anyway; the first step has none yet, and the weight 0. It goes to 0 where the task
-            is learnt, and grows where the penalty's own gradient vanishes. It needs an optimizer
-            of Keras.
+            a `Distiller`: a list of ``(teacher layer, student layer)`` pairs. A layer is given by
+            its path through the names, or attributes, of the models and layers around it, such as
+            ``"backbone/block3"``; ``"shared@1"`` is its second call, ``"lstm:0"`` its first output.
+            A pattern such as ``"stage*_out"`` stands for all layers that it matches, in the order
+            of `layer_paths`. A layer object is a tap, too, and so is the name of an output.
+            ``None`` is the output of the model. A loss on single layers is averaged over its taps.
+        weight: Factor of the penalty in the total loss, a number of at least 0. ``None`` takes the
+            default of the loss for the batch size, ``loss.default_weight(n)``, which suits most
+            networks: see :doc:`/which_loss`. ``"balanced"``: see above.
         name: Name of the metric that logs the unweighted value; by default that of the loss.
-        pool: What one sample's vector is where a representation ``(n, T, ..., c)`` has positions,
-            tokens or pixels: ``None``, all of them, flattened; ``"mean"`` or ``"max"`` over them;
-            the ``"first"`` or the ``"last"``. Masked positions are 0 before they are flattened,
-            and absent from the others: no value depends on how far a batch was padded.
-        mask: Name of the input of the model that says which positions count, ``(n, T)``. By
-            default Keras's own mask of the layer; else the one that the layer, or the layer around
-            it, was given; else the input named ``"padding_mask"`` or ``"attention_mask"``.
-        labels: Which target holds the class labels, where the model has several: its key or
-            index in ``y``.
-        fraction: Of a balanced weight, positive; 0.1 by default.
+        pool: How a representation ``(n, T, ..., c)`` with positions (tokens, pixels) becomes one
+            vector per sample: ``None`` flattens all positions, ``"mean"`` and ``"max"`` run over
+            them, ``"first"`` and ``"last"`` pick one. Masked positions are set to 0 before
+            flattening and left out otherwise, so no value depends on the padding of a batch.
+        mask: Name of the model input ``(n, T)`` that says which positions count. By default
+            Keras's own mask of the layer; else the one that the layer, or the layer around it, was
+            given; else the input named ``"padding_mask"`` or ``"attention_mask"``.
+        labels: Which target holds the class labels, if the model has several: its key or index in
+            ``y``.
+        fraction: Positive fraction f for a balanced weight; 0.1 by default.
 
     Attributes:
         weight: The factor as a `keras.Variable`; ``penalty.weight.assign(0.1)`` takes effect at
-            the next step, with no new ``compile``. -1 stands for the default of the loss. Where
-            it is balanced, a tensor: the factor of the step to come.
+            the next step, without another ``compile``. -1 stands for the default of the loss. A
+            balanced weight is a tensor, the factor of the next step.
 
     Raises:
-        ValueError: If an argument is not of these forms.
+        ValueError: If an argument has none of these forms.
 
     Example:
         >>> import keras_lgg as lgg
@@ -82,7 +87,7 @@ class Penalty:
     def __init__(
         self,
         loss: keras.losses.Loss | keras.distillation.DistillationLoss,
-        taps: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
+        taps: Taps | None = None,
         weight: float | str | None = None,
         name: str | None = None,
         *,
@@ -111,7 +116,7 @@ class Penalty:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What a model tracks: the weight, or what a balanced one is computed from."""
+        """The variables to track: the weight, or those that a balanced one is computed from."""
         return [self._weight] if self.balance is None else self.balance.variables
 
     def __repr__(self) -> str:
@@ -138,7 +143,7 @@ class Penalty:
 
 
 def named_taps(penalties):
-    """The layers that penalties tap in the network that is trained, where they are named."""
+    """The layers of the trained network that penalties tap, if they are given by name."""
     found = []
     for penalty in penalties:
         for tap in layer_taps(penalty):
@@ -148,7 +153,7 @@ def named_taps(penalties):
 
 
 def fresh(penalty, **changes):
-    """A penalty like another one, with a weight of its own, and these arguments in place."""
+    """A copy of a penalty with its own weight variable, and with these arguments replaced."""
     given = {name: getattr(penalty, name) for name in ("taps", "name", "pool", "mask", "labels")}
     given |= {"loss": penalty.loss, **weight_config(penalty), **changes}
     if given["weight"] != "balanced":
@@ -164,7 +169,7 @@ def loss_on_layers(loss, representations, labels=None, memories=None):
             ``(labels, representation)``.
         representations: List of tensors ``(n, ...)``.
         labels: Class labels of the batch, or ``None`` where the loss needs none.
-        memories: Of a `CrossBatch`, one for each call of it: see `memories_of`.
+        memories: The memories of a `CrossBatch`, one for each of its calls, see `memories_of`.
 
     Returns:
         Scalar tensor.
@@ -178,7 +183,7 @@ def loss_on_layers(loss, representations, labels=None, memories=None):
 
 
 def remembering(loss, memories, call):
-    """The loss, with the memory of so many a call of it where it has one."""
+    """The loss, with the memory for its ``call``-th call if it has memories."""
     return functools.partial(loss, memory=memories[call]) if memories else loss
 
 
@@ -187,8 +192,8 @@ def memories_of(loss, shapes):
 
     Args:
         loss: The loss.
-        shapes: Of the representations: of one network in a list, of a teacher and a student in a
-            list of pairs.
+        shapes: Shapes of the representations: a list for one network, a list of pairs for a teacher
+            and a student.
     """
     if not isinstance(loss, CrossBatch):
         return None
@@ -203,7 +208,7 @@ def loss_needs_labels(loss):
 
 
 def is_keras_distillation(loss):
-    """Whether a loss is one of `keras.distillation`, which have an interface of their own."""
+    """Whether a loss is one of `keras.distillation`, which have their own interface."""
     return hasattr(loss, "compute_loss") and hasattr(loss, "validate_outputs")
 
 
@@ -246,12 +251,12 @@ def balance_of(weight, fraction):
 
 
 def _shown(value):
-    # A variable is of float32, whose further digits nobody has written.
+    # A variable is float32: its further digits are only rounding.
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def described(loss):
-    """A loss in the words that make it; one of Keras by its class."""
+    """A loss as the call that makes it; a Keras loss by its class."""
     return repr(loss) if isinstance(loss, GeometryLoss) else f"{type(loss).__name__}(...)"
 
 
@@ -264,12 +269,12 @@ def weight_words(penalty):
 
 
 def weighted_value(penalty, value, batch, training):
-    """The term of the total loss for the value of a penalty, or of a layer of one.
+    """The term that a value of a penalty adds to the total loss.
 
     Args:
-        penalty: A `Penalty`, or a layer of one.
+        penalty: A `Penalty`, or a `GeometryPenalty` layer.
         value: Scalar tensor.
-        batch: How many samples this replica holds.
+        batch: Number of samples that this replica holds.
         training: Whether a balanced weight follows this step.
     """
     if penalty.balance is not None and training:
@@ -278,7 +283,7 @@ def weighted_value(penalty, value, batch, training):
 
 
 def weight_in_use(penalty, batch):
-    """The factor of a penalty, or of a layer of one, for batches of this size."""
+    """The factor of a penalty, or of a `GeometryPenalty`, for batches of this size."""
     loss, weight = penalty.loss, penalty.weight
     if not isinstance(weight, PenaltyWeight) or not weight.may_be_default:
         return weight
@@ -288,12 +293,12 @@ def weight_in_use(penalty, batch):
 
 
 def default_weight(loss, n):
-    """What a penalty weighs that is given no weight, on graphs of n samples."""
+    """The weight of a penalty that was given none, for graphs of n samples."""
     return loss.default_weight(n) if isinstance(loss, GeometryLoss) else 1.0
 
 
 def weight_config(penalty):
-    """The arguments that give a penalty, or a layer of one, its weight."""
+    """The arguments that give a penalty, or a `GeometryPenalty`, its weight."""
     if penalty.balance is not None:
         return {"weight": "balanced", "fraction": penalty.balance.fraction}
     weight = float(penalty.weight)
@@ -317,9 +322,9 @@ def layer_taps(penalty):
 
 
 def located(penalty, base):
-    """The penalty, with paths of the base in place of patterns and layers among its taps.
+    """The penalty, with patterns and layer objects among its taps replaced by paths of the base.
 
-    A copy, which shares the weight, where there are any: they mean others in another model.
+    If there are any, this is a copy that shares the weight: in another model they mean others.
     """
     if penalty.taps is None:
         return penalty
@@ -328,7 +333,7 @@ def located(penalty, base):
 
 
 def located_pairs(penalty, teacher, student):
-    """As `located`, of a penalty that compares a teacher with a student."""
+    """As `located`, for a penalty that compares a teacher with a student."""
     if penalty.taps is None:
         return penalty
     pairs = []
@@ -341,7 +346,7 @@ def located_pairs(penalty, teacher, student):
         ]
         if len(found[0]) != len(found[1]):
             raise ValueError(
-                f"The patterns of the penalty '{penalty.name}' do not go together. Expected as "
+                f"The patterns of the penalty '{penalty.name}' do not fit together. Expected as "
                 f"many layers of the teacher as of the student. Received: {found[0]} for "
                 f"{theirs!r} and {found[1]} for {ours!r}."
             )

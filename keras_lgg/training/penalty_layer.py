@@ -1,4 +1,4 @@
-"""Geometry losses inside models of one's own, as layers, and models with such layers."""
+"""Geometry losses as layers inside your own models, and how to take them out again."""
 
 import contextlib
 from typing import Any, Self
@@ -27,35 +27,38 @@ from keras_lgg.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_lgg")
 class GeometryPenalty(keras.layers.Layer):
-    """Adds a loss on the latent geometry to the model, and passes its input on unchanged.
+    """Adds a loss on the latent geometry to the model, and returns its input unchanged.
 
-    The loss goes through `add_loss`, so plain ``compile`` and ``fit`` train it. The layer has
-    no effect on the model's outputs. Its unweighted value is logged under the name of the layer,
-    but not on JAX, where Keras keeps metrics out of the forward pass.
+    ``weight * loss`` is added to the model's losses by `add_loss`, so that plain ``compile`` and
+    ``fit`` train with it. The layer has no effect on the model's outputs. The unweighted value is
+    logged under the name of the layer, except on JAX, where Keras keeps metrics out of the forward
+    pass.
 
     Args:
         loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
             ``(labels, representation)``.
-        weight: Factor of the loss, at least 0, kept as a variable: ``layer.weight``; or ``None``,
-            the default of the loss, or ``"balanced"``, see `keras_lgg.Penalty`; the last of the
-            inputs is the last tap.
-        pool: How a representation ``(n, T, ..., c)`` with positions is pooled to one vector a
-            sample, see `keras_lgg.Penalty`; Keras's masks are respected.
-        fraction: Of a balanced weight, positive; 0.1 by default.
+        weight: Factor of the loss, at least 0, kept as the variable ``layer.weight``. ``None`` is
+            the default of the loss for the size of the batch. ``"balanced"`` keeps the gradient of
+            the loss at ``fraction`` of that of the task, see `Penalty`, measured at the last of the
+            inputs.
+        pool: How a representation ``(n, T, ..., c)`` with positions becomes one vector per sample:
+            ``None`` flattens it, ``"mean"`` and ``"max"`` run over the positions, ``"first"`` and
+            ``"last"`` pick one. Positions masked in Keras do not count.
+        fraction: Positive fraction for a balanced weight; 0.1 by default.
         **kwargs: ``name`` and the other arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: A representation ``(n, ...)``, or a list of them, in their order along the depth.
             A loss on single layers is averaged over the list.
-        labels: Class labels of the batch, such as an input of the model, where the loss needs
-            them.
+        labels: Class labels of the batch, if the loss needs them: for instance an input of the
+            model.
 
     Returns:
         The last of the inputs, with its mask.
 
     Raises:
-        ValueError: If the loss cannot act: labels are missing, a loss across layers has one
-            layer, a distillation loss has no teacher here.
+        ValueError: If the loss cannot act: labels are missing, a loss across layers has only one
+            layer, or a distillation loss has no teacher here.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -67,7 +70,8 @@ class GeometryPenalty(keras.layers.Layer):
         >>> model.compile("adam", "sparse_categorical_crossentropy")
         >>> _ = model.fit(np.zeros((6, 8)), np.arange(6) % 3, verbose=0)
 
-    Reference: Algorithms 14(2):39
+    Reference: Lassance, Gripon, Ortega, "Representing Deep Neural Networks Latent Space Geometries
+    with Graphs", Algorithms 14(2):39, 2021.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class GeometryPenalty(keras.layers.Layer):
         fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
-        # Inputs must come out as they went in, and labels must not be rounded to float16.
+        # Inputs must come out unchanged, and labels must not be rounded to float16.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -135,7 +139,7 @@ class GeometryPenalty(keras.layers.Layer):
         if training:
             finite = ops.isfinite(ops.stop_gradient(value))
             self.not_finite.assign_add(1.0 - ops.cast(finite, "float32"))
-        # Keras divides what is added by the number of replicas; the value is a replica's share.
+        # Keras divides added losses by the number of replicas; the value is a replica's share.
         value, batch = value * replicas.local_count(), ops.shape(last)[0]
         if self._value is not None:
             self._value.update_state(value, sample_weight=batch)
@@ -192,17 +196,18 @@ class GeometryPenalty(keras.layers.Layer):
 
 
 def without_penalties(model: keras.Model) -> keras.Model:
-    """The model to deploy: the same layers and weights, with no `GeometryPenalty` between them.
+    """The model to deploy: the same layers and weights, without any `GeometryPenalty`.
 
-    It needs nothing of this package to be loaded, and an export of it holds no trace of a
-    penalty: ``without_penalties(model).export(path)``.
+    It can be loaded without this package, and an export of it holds no trace of a penalty:
+    ``without_penalties(model).export(path)``.
 
     Args:
         model: Functional or Sequential model; models nested in it are searched, too.
 
     Returns:
         A `keras.Model` that shares the layers of ``model``. Inputs that only penalties read, such
-        as labels, are gone; what is left of a list of inputs is a single one, if it is one.
+        as labels, are gone; if a single one remains of a list of inputs, the model takes it without
+        a list.
 
     Raises:
         ValueError: If the model is not a graph of layers.
@@ -228,12 +233,12 @@ def without_penalties(model: keras.Model) -> keras.Model:
 
 
 def _last_input(inputs, *_, **__):
-    """What a `GeometryPenalty` passes on."""
+    """What a `GeometryPenalty` returns."""
     return inputs[-1] if isinstance(inputs, list | tuple) else inputs
 
 
 def _read_inputs(graph):
-    """The inputs of a Functional model that its outputs depend on, in their structure."""
+    """The inputs of a Functional model that its outputs depend on, in the original structure."""
     if not isinstance(graph.input, list | tuple | dict):
         return graph.input
     named = graph.input if isinstance(graph.input, dict) else dict(enumerate(graph.input))

@@ -1,4 +1,4 @@
-"""What penalties ask of a network in one step."""
+"""What penalties need from a network in one step."""
 
 import collections
 import functools
@@ -29,10 +29,10 @@ from keras_lgg.types import Tensor
 
 
 class View(NamedTuple):
-    """What a penalty reads of one tap.
+    """What a penalty reads at one tap.
 
     Attributes:
-        vectors: One vector a sample, as far as positions are pooled.
+        vectors: One vector per sample, if positions are pooled.
         mask: Which positions count, for Keras's own losses.
     """
 
@@ -41,13 +41,13 @@ class View(NamedTuple):
 
 
 class Plan:
-    """The penalties of a step, and the layers of the trained network that they look at.
+    """The penalties of a step, and the layers of the trained network that they tap.
 
     Args:
         network: The model that is trained.
         penalties: List of `Penalty`, whose taps are paths.
         paths: The layers of the network that are tapped.
-        micro_batch: Of how many samples the network sees at a time; ``None``, all.
+        micro_batch: Number of samples that the network sees at a time; ``None`` for all.
     """
 
     def __init__(self, network, penalties, paths, micro_batch=None):
@@ -65,20 +65,20 @@ class Plan:
         self.tapped = Tapped(network, paths, edits)
 
     def begin(self, training):
-        """Let balanced weights follow, once a step, before anything is viewed."""
+        """Update balanced weights, once per step, before any view is taken."""
         for penalty in self.penalties:
             if penalty.balance is not None and training:
                 penalty.balance.update()
 
     @property
     def watches(self):
-        """Whether a call of the network has to go by `run`."""
+        """Whether the network has to be called by `run`."""
         return bool(self.tapped) or self.micro_batch is not None
 
     def run(self, call, args, kwargs, training):
-        """``(outputs, views)`` of ``call(*args, **kwargs)``, by which the network is called.
+        """``(outputs, views)`` of ``call(*args, **kwargs)``, which calls the network.
 
-        In parts, it is called once for each.
+        With micro-batches, it is called once for each part.
         """
         self.begin(training)
 
@@ -94,11 +94,11 @@ class Plan:
         return in_parts(of_part, (args, kwargs), self.micro_batch, self.network, variables)
 
     def inferred_views(self, inputs):
-        """The views of a call in inference mode, which leaves no trace in the network."""
+        """The views of a call in inference mode, which does not change the network."""
         return self.views(inputs, *self.tapped.infer(inputs), False)
 
     def views(self, inputs, outputs, taps, training):
-        """Of each penalty what it reads of the network, a list of `View`."""
+        """For each penalty, what it reads from the network, a list of `View`."""
         return [
             self._views(penalty, self._seen(penalty, inputs, outputs, taps), training)
             for penalty in self.penalties
@@ -116,11 +116,11 @@ class Plan:
         ]
 
     def values(self, x, y, views, training):
-        """Of each penalty its value, and the tensors that it was made of."""
+        """For each penalty, its value and the tensors that it was computed from."""
         raise NotImplementedError
 
     def remember(self):
-        """Make the memories of losses across batches; returns their variables.
+        """Create the memories of `CrossBatch` losses; returns their variables.
 
         Raises:
             ValueError: If the shapes of what they would hold are not known yet.
@@ -140,22 +140,22 @@ class Plan:
         return [variable for memory in flat for variable in memory.variables]
 
     def _memories_for(self, inputs):
-        """Of each penalty the memories of its loss, or ``None``."""
+        """For each penalty, the memories of its loss, or ``None``."""
         representations = internals.symbolic_outputs(self._shapes, inputs)
         shapes = keras.tree.map_structure(lambda x: x.shape, representations)
         losses = [penalty.loss for penalty in self.penalties]
         return [memories_of(*both) for both in zip(losses, shapes, strict=True)]
 
     def _shapes(self, inputs):
-        """Of each penalty the representations that its loss would remember."""
+        """For each penalty, the representations that its loss would remember."""
         raise NotImplementedError
 
     def _memories_in(self, training):
-        """Of each penalty the memories of its loss, which are of the training alone."""
+        """For each penalty, the memories of its loss, which are used in training only."""
         return self._memories if training else [None] * len(self.penalties)
 
     def watched_outputs(self, outputs):
-        """The outputs, where the balanced penalties on them see the gradient of the loss."""
+        """The outputs, watched so that balanced penalties on them see the loss's gradient."""
         for penalty in self.penalties:
             if penalty.balance is not None and self.last_tap(penalty) is None:
                 count = len(keras.tree.flatten(outputs))
@@ -169,7 +169,7 @@ class Plan:
         return outputs
 
     def check_nothing_to_balance(self):
-        """Raise where a weight is balanced with a loss of the task, which there is not."""
+        """Raise if a weight is balanced although there is no loss of the task."""
         for penalty in self.penalties:
             if penalty.balance is not None:
                 raise ValueError(
@@ -180,7 +180,7 @@ class Plan:
 
     @staticmethod
     def own_taps(penalty):
-        """The layers of the trained network that a penalty looks at; ``None`` is the output."""
+        """The layers of the trained network that a penalty taps; ``None`` is the output."""
         raise NotImplementedError
 
     def last_tap(self, penalty):
@@ -188,14 +188,14 @@ class Plan:
         return self.own_taps(penalty)[-1]
 
     def tapped_layers(self, penalty):
-        """The layers themselves, as far as they are known."""
+        """The tapped layers themselves, as far as they are known."""
         taps = self.own_taps(penalty)
         if None in taps:
             return internals.output_layers(self.network)
         return [place_of(self.network, path).layer for path in taps]
 
     def lines(self):
-        """What a summary says: of each penalty its loss, its weight, and its taps with shapes."""
+        """The lines of a summary: each penalty's loss, weight, and taps with their shapes."""
         shapes = self._tapped_shapes()
         for i, penalty in enumerate(self.penalties):
             yield f"Penalty '{penalty.name}': {described(penalty.loss)}, {weight_words(penalty)}"
@@ -203,7 +203,7 @@ class Plan:
                 yield f"    {place}" + (f"  {shapes[i][j]}" if shapes else "")
 
     def _tapped_shapes(self):
-        """Of each penalty the shapes of its `places`; ``None`` where they are not known yet."""
+        """For each penalty, the shapes of its `places`; ``None`` if they are not known yet."""
         inputs = internals.symbolic_inputs(self.network) if self.network.built else None
         if inputs is None:
             return None
@@ -212,11 +212,11 @@ class Plan:
 
     @staticmethod
     def places(penalty):
-        """Names of all that a penalty looks at."""
+        """The names of all that a penalty taps."""
         raise NotImplementedError
 
     def _seen(self, penalty, inputs, outputs, taps):
-        """What a penalty looks at in the network, a list of `Seen`."""
+        """What a penalty taps in the network, a list of `Seen`."""
         raise NotImplementedError
 
 
@@ -243,7 +243,7 @@ class OneNetwork(Plan):
         return ["the output"] if penalty.taps is None else layer_taps(penalty)
 
     def positions(self):
-        """Where the tapped layers stand, for a file."""
+        """Where the tapped layers stand in the network, to be saved in a file."""
         return {
             path: position_of(self.network, path)
             for penalty in self.penalties
@@ -308,7 +308,7 @@ def _chain(functions):
 
 
 def check_micro_batch(network, micro_batch):
-    """Raise where a network cannot run in parts of so many samples."""
+    """Raise if a network cannot run in parts of this many samples."""
     if micro_batch is None:
         return
     checks.check_positive_integer("micro_batch", micro_batch)
@@ -316,7 +316,7 @@ def check_micro_batch(network, micro_batch):
     if inside:
         raise ValueError(
             f"The layers {inside} of '{network.name}' would see parts of the batch. Expected "
-            "penalties around a network that runs in parts. Received: layers GeometryPenalty "
-            f"inside of it, and micro_batch={micro_batch}. Take the network without them, "
+            "penalties around a network that runs in parts. Received: GeometryPenalty layers "
+            f"inside it, and micro_batch={micro_batch}. Take the network without them, "
             "lgg.layers.without_penalties(model), and a lgg.Penalty with the same loss for each."
         )

@@ -1,4 +1,4 @@
-"""Graphs of layers, built anew with others in place of some layers."""
+"""Graphs of layers, rebuilt with some of the layers replaced."""
 
 import operator
 
@@ -6,7 +6,7 @@ import keras
 
 
 def layers_of(model, kind):
-    """The layers of a class in a model, those of its layers included."""
+    """The layers of a class in a model, including those inside other layers."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
 
 
@@ -16,16 +16,16 @@ def is_graph(model):
 
 
 def rebuilt(model, replace, wanted, *, inputs_of=operator.attrgetter("input")):
-    """A model like ``model``, in which others stand in place of some layers.
+    """A model like ``model``, with some of its layers replaced.
 
     The result shares all other layers, and so their weights, with ``model``.
 
     Args:
         model: Functional or Sequential model with a known input shape.
-        replace: Function ``replace(layer, call)`` that returns what is called in place of a
-            layer, or the layer itself; ``call(layer, *args, **kwargs)`` calls a further layer,
-            or what stands in its place. It is asked once about each layer.
-        wanted: What the model is rebuilt for, which begins the errors.
+        replace: Function ``replace(layer, call)`` that returns what to call instead of a layer, or
+            the layer itself; ``call(layer, *args, **kwargs)`` calls another layer, or its
+            replacement. It is called once for each layer.
+        wanted: What the model is rebuilt for, the first words of the errors.
         inputs_of: Function from the rebuilt model to those of its inputs that stay.
 
     Returns:
@@ -46,9 +46,9 @@ def rebuilt(model, replace, wanted, *, inputs_of=operator.attrgetter("input")):
 
 
 def called_anew(model, call, wanted):
-    """The graph of a model, each layer of which is called by ``call(layer, *args, **kwargs)``.
+    """The graph of a model, with each layer called by ``call(layer, *args, **kwargs)``.
 
-    Nothing is copied. ``wanted`` begins the errors, see `graph_of`.
+    Nothing is copied. ``wanted`` starts the errors, see `graph_of`.
     """
     # With `lambda layer: layer` nothing is cloned.
     return keras.models.clone_model(
@@ -57,7 +57,7 @@ def called_anew(model, call, wanted):
 
 
 def graph_of(model, wanted):
-    """A plain Functional model over the layers of ``model``; ``wanted`` begins the errors."""
+    """A plain Functional model over the layers of ``model``; ``wanted`` starts the errors."""
     if not is_graph(model):
         if isinstance(model, keras.Sequential):
             raise ValueError(
@@ -82,6 +82,6 @@ def graph_of(model, wanted):
         raise ValueError(
             f"{wanted} of '{model.name}' cannot be reached. Expected a Functional "
             f"or Sequential model as it comes. Received: a {type(model).__name__}, which overrides "
-            "call(): its code would be passed over. Move that code into a layer of the graph."
+            "call(): its code would be ignored. Move that code into a layer of the graph."
         )
     return graph

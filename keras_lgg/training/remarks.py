@@ -1,4 +1,4 @@
-"""What looks wrong about a training: the remarks that `fit` makes in its first steps."""
+"""Warnings about a training that looks wrong, which `fit` gives in its first steps."""
 
 import itertools
 import warnings
@@ -14,7 +14,7 @@ from keras_lgg.training.penalties import default_weight
 FAR = 1000.0  # times more, or less, than the loss of the task
 ROUNDING = 1e-6  # of a sum in float32
 FEW = 4  # samples by which taps are compared
-# Layers whose outputs have no bound, where no activation gives them one.
+# Layers whose outputs are unbounded, unless an activation bounds them.
 UNBOUNDED = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -27,27 +27,27 @@ BOUNDED = {"sigmoid", "softmax", "tanh", "softsign", "hard_sigmoid", "hard_tanh"
 
 
 def warn(remark):
-    """A warning of a remark, if there is one, at the call of `fit`."""
+    """Warn of a remark, if there is one, at the call of `fit`."""
     if remark is not None:
         warnings.warn(remark, stacklevel=2)
 
 
 def far_off(penalty, weight, share, task, n, *, at_last):
-    """Of a penalty that is far from the loss of the task, or ``None``.
+    """A remark if a penalty is far from the loss of the task, else ``None``.
 
     Args:
-        penalty: A `Penalty` of a fixed weight.
+        penalty: A `Penalty` with a fixed weight.
         weight: The weight that it has in this batch.
         share: What it adds to the total loss.
-        task: What else there is in it.
+        task: The rest of the total loss.
         n: Size of the batch.
-        at_last: Whether this is the last look; a penalty may be small before.
+        at_last: Whether this is the last look; before, a penalty may be small.
     """
-    # What is left of a total may be no more than its rounding.
+    # What is left of a total may be only its rounding error.
     task = max(abs(task), ROUNDING * share)
     has_default, default = isinstance(penalty.loss, GeometryLoss), default_weight(penalty.loss, n)
     far = share > FAR * task
-    # A good weight, too, adds little where the network has yet to learn what the loss looks at.
+    # Even with a good weight, a penalty adds little if what it measures is still to be learnt.
     is_low = weight < default / 10 or not has_default
     slight = at_last and is_low and 0 < share < task / FAR
     if not far and not slight:
@@ -64,7 +64,7 @@ def far_off(penalty, weight, share, task, n, *, at_last):
 
 
 def too_few_for_k(penalty, n):
-    """Of a batch in which each sample has no more than k others, or ``None``."""
+    """A remark if a batch has at most k other samples for each sample, else ``None``."""
     k = getattr(penalty.loss, "_options", {}).get("k")
     nodes = n + (penalty.loss.size if isinstance(penalty.loss, CrossBatch) else 0)
     if k is None or k < nodes - 1:
@@ -77,12 +77,12 @@ def too_few_for_k(penalty, n):
 
 
 def one_class(penalty, labels, batch):
-    """Of labels that are all the same, or ``None``.
+    """A remark if all labels are the same, else ``None``.
 
     Args:
         penalty: A `Penalty` that reads classes.
         labels: Class numbers ``(n,)``, as an array.
-        batch: What they are of.
+        batch: Words for where they come from.
     """
     labels = labels[labels != penalty.loss._options["ignore_class"]]
     if len(labels) < 2 or (labels != labels[0]).any():
@@ -95,7 +95,7 @@ def one_class(penalty, labels, batch):
 
 
 def unbounded_embeddings(plan):
-    """Of each penalty that a network can win by growing its embedding."""
+    """A remark for each penalty that a network can make small by growing its embedding."""
     for penalty in plan.penalties:
         loss = penalty.loss.loss if isinstance(penalty.loss, CrossBatch) else penalty.loss
         if not getattr(loss, "grows", False):
@@ -118,11 +118,11 @@ def _is_unbounded(layer):
 
 
 def repeated_taps(plan, few):
-    """Of each penalty on several layers two of which return the same.
+    """A remark for each penalty with two taps that return the same.
 
     Args:
         plan: A `Plan`.
-        few: Some samples, as arrays, or ``None``, where layers are compared by their names alone.
+        few: Some samples, as arrays; or ``None``, to compare layers by their names only.
     """
     across = [getattr(penalty.loss, "across_layers", False) for penalty in plan.penalties]
     views = plan.inferred_views(few) if few is not None and any(across) else None
@@ -144,7 +144,7 @@ def repeated_taps(plan, few):
 
 
 def few_samples(x, model):
-    """Some samples of what `fit` is given, or ``None`` where they are no arrays at hand."""
+    """Some samples of the data for `fit`, or ``None`` if these are not arrays at hand."""
     flat = keras.tree.flatten(x)
     if not model.built or not flat or not all(isinstance(a, np.ndarray) for a in flat):
         return None

@@ -1,4 +1,4 @@
-"""Penalties in a training step of one's own."""
+"""Penalties in a training step of your own."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -16,21 +16,26 @@ from keras_lgg.types import Tensor
 
 
 class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement)
-    """Penalties in a training step of one's own: what they make of one call of a model.
+    """Penalties in a training step of your own: a block that watches one call of a model.
+
+    Call the model once inside the block. `loss` then returns the sum of ``weight * value`` over the
+    penalties, which you add to the loss of your step.
 
     Args:
         model: Any Keras model, with or without a ``train_step`` of its own.
-        penalties: List of `Penalty`, as of a `GeometryModel`, or with a teacher as of a
-            `Distiller`.
-        teacher: A trained model, where the penalties compare one with the model.
-        teacher_inputs: See `keras_lgg.Distiller`.
-        micro_batch: See `keras_lgg.GeometryModel`.
+        penalties: List of `Penalty`, with taps as for a `GeometryModel`, or, with a teacher, as for
+            a `Distiller`.
+        teacher: A trained model to compare the model with, if the penalties need one.
+        teacher_inputs: Function, or Keras layer, from the model's inputs to the teacher's, if the
+            two see the data differently.
+        micro_batch: Number of samples that pass through the model at a time; graphs and gradients
+            are still those of the whole batch. ``None`` passes all at once.
 
     Attributes:
         values: After `loss`, a dict from the name of each penalty to its unweighted value.
 
     Raises:
-        ValueError: If a penalty cannot act, or the model is called not once in the block.
+        ValueError: If a penalty cannot act, or the model is not called exactly once in the block.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -42,9 +47,9 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         >>> float(geometry.loss(y)), float(geometry.values["graph_smoothness"])
         (1.0, 2.0)
 
-    A weight that changes in the course of a training has to be a variable of the model that
-    trains, so that a compiled step sees it: in ``__init__``, ``self.geometry_variables = [v for
-    penalty in penalties for v in penalty.variables]``. A balanced weight needs it, too.
+    If a weight changes during training, or is balanced, its variables must belong to the model
+    that trains, so that a compiled step sees them. Write in its ``__init__``:
+    ``self.geometry_variables = [v for penalty in penalties for v in penalty.variables]``.
     """
 
     def __init__(
@@ -94,12 +99,16 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         """The sum of ``weight * value`` over the penalties, to be added to the loss of the step.
 
         Args:
-            y: Class labels, or the targets among which `Penalty` finds its ``labels``, where a
-                penalty needs them.
+            y: Class labels, if a penalty needs them; or the targets, among which each `Penalty`
+                finds its ``labels``.
             training: Whether balanced weights follow this step.
 
         Returns:
             Scalar tensor.
+
+        Raises:
+            ValueError: If the model was not called exactly once in the block, or labels are
+                missing.
         """
         network = self._plan.network
         calls = self._recording.calls_of(network)
@@ -119,7 +128,7 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         return total
 
     def _seen_by(self, call, x, training):
-        """What the penalties read of the one call of the network."""
+        """What the penalties read from the call of the network."""
         if self._views is not None:
             return self._views
         self._plan.begin(training)

@@ -1,4 +1,4 @@
-"""Taps: what layers return in the same forward pass as the model, kept or changed."""
+"""Taps: what layers return in the forward pass of a model, kept or changed."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ class Seen(NamedTuple):
 
     Attributes:
         value: Tensor.
-        mask: Which of its positions count, of Keras or of an input that is named so.
+        mask: Which of its positions count: Keras's mask, or an input that serves as one.
         inputs: What the model was called with, by name.
-        is_ready: Whether nothing is left to be pooled.
+        is_ready: Whether it is already pooled.
     """
 
     value: Any
@@ -32,13 +32,13 @@ class Seen(NamedTuple):
         return cls(value, is_ready=True)
 
     def pooled_for(self, penalty):
-        """One vector a sample, as a penalty wants it."""
+        """One vector per sample, as a penalty asks."""
         if self.is_ready:
             return self.value
         return pooled(self.value, self.mask_for(penalty), penalty.pool)
 
     def mask_for(self, penalty):
-        """The mask that a penalty reads: the input that it names, or what there is."""
+        """The mask that a penalty reads: the input that it names, or the tap's own."""
         if self.is_ready or penalty.mask is None:
             return self.mask
         if penalty.mask not in self.inputs:
@@ -64,7 +64,7 @@ def seen_output(model, inputs, outputs):
 def _seen(model, inputs, value, mask, given=()):
     """A value with its mask.
 
-    It is that of Keras; else what its layer was given, or the one around it; else an input.
+    That is Keras's mask; else one that its layer, or a layer around it, was given; else an input.
     """
     named = internals.inputs_by_name(model, inputs)
     if mask is None and hasattr(value, "shape"):
@@ -77,17 +77,17 @@ def _seen(model, inputs, value, mask, given=()):
 
 
 def _nearest(given, value):
-    """The mask of the first of the layers, from the inside out, that was given one which fits."""
+    """The mask given to the innermost layer that was given exactly one that fits."""
     for masks in given:
         fitting = [mask for mask in masks if _fits(mask, value)]
-        # Of two, such as those of an encoder and a decoder, none is known to be the right one.
+        # Of two, such as those of an encoder and a decoder, it is unknown which is right.
         if len(fitting) == 1:
             return fitting[0]
     return None
 
 
 def _fits(mask, value):
-    """Whether a mask can be that of a representation, which may be of something else."""
+    """Whether a mask can belong to a representation, judging by the shapes."""
     shape = getattr(value, "shape", ())
     if len(shape) < 3 or len(getattr(mask, "shape", ())) != 2:
         return False
@@ -95,14 +95,14 @@ def _fits(mask, value):
 
 
 class Tapped:
-    """A model whose layers can be looked at, and changed, in a call of it.
+    """A model whose layers can be watched, and changed, during a call.
 
-    It holds the model out of sight of Keras, which tracks models in attributes.
+    It hides the model from Keras, which tracks models in attributes.
 
     Args:
         model: Any Keras model.
-        paths: Of what is kept, see `keras_lgg.layer_paths`.
-        edits: Dict from paths to functions of what a layer returns, whose values take its place.
+        paths: The paths of what to keep, see `keras_lgg.layer_paths`.
+        edits: Dict from paths to functions of what a layer returns; their values replace it.
 
     Raises:
         ValueError: If a path leads nowhere, or does not say which call or output it means.
@@ -136,11 +136,11 @@ class Tapped:
         return bool(self.layers)
 
     def __call__(self, inputs, training=None):
-        """``(outputs, taps)``, the outputs as of the model."""
+        """``(outputs, taps)`` of a call of the model."""
         return self.watched(self.model, (inputs,), internals.modes(self.model, training))
 
     def watched(self, call, args, kwargs):
-        """``(outputs, taps)`` of ``call(*args, **kwargs)``, by which the model is called."""
+        """``(outputs, taps)`` of ``call(*args, **kwargs)``, which calls the model."""
         with watching(self.layers, self.edit) as recording:
             outputs = call(*args, **kwargs)
         return outputs, self.seen(recording, first_input(args, kwargs))
@@ -152,9 +152,9 @@ class Tapped:
         return {path: self._seen(path, recording, inputs) for path in self._places}
 
     def infer(self, inputs):
-        """``(outputs, taps)`` in inference mode, with no gradient and no trace in the model.
+        """``(outputs, taps)`` in inference mode, without gradients or side effects on the model.
 
-        `stateless_call` leaves the states and the `add_loss` losses of the layers as they were.
+        `stateless_call` leaves the states and the `add_loss` losses of the layers unchanged.
         """
         with _no_gradient(), watching(self.layers) as recording:
             outputs, _ = self.model.stateless_call(
@@ -170,7 +170,7 @@ class Tapped:
         }
 
     def _seen(self, path, recording, inputs):
-        """The one tensor that a tap stands for, with its mask."""
+        """The tensor that a tap stands for, with its mask."""
         place = self._places[path]
         calls = recording.calls_of(place.layer)
         check_call(self.model, path, place, len(calls))
@@ -201,12 +201,12 @@ class Tapped:
 
 
 class TappedModel(keras.Model):
-    """A model that returns ``(outputs, taps)`` of another, whose weights it shares.
+    """A model that returns ``(outputs, taps)`` of another one, whose weights it shares.
 
     Args:
         model: Any Keras model.
         paths: See `Tapped`.
-        pool: How what has positions is pooled, see `keras_lgg.Penalty`.
+        pool: How representations with positions are pooled, see `keras_lgg.Penalty`.
 
     Example:
         >>> import keras, numpy as np
@@ -234,13 +234,13 @@ class TappedModel(keras.Model):
 
 
 class EditedModel(keras.Model):
-    """A model in which what some layers of another return passes through functions.
+    """A copy of a model in which functions change what some of the layers return.
 
-    It shares the weights of the other, which stays as it was.
+    It shares the weights of the original, which stays as it was.
 
     Args:
         model: Any Keras model.
-        edits: Dict from paths to functions, or layers, of what a layer returns.
+        edits: Dict from paths to functions, or layers, that change what a layer returns.
 
     Example:
         >>> import keras, numpy as np
@@ -265,7 +265,7 @@ class EditedModel(keras.Model):
 
 
 def _with_output(path, outputs, key, edit):
-    """The outputs of a layer, one of which passed through a function."""
+    """The outputs of a layer, one of them changed by a function."""
     keys = output_keys(outputs)
     if key is None:
         check_output(path, keys)
@@ -283,7 +283,7 @@ def still(x):
 
 
 def _no_gradient():
-    """A context in which PyTorch keeps no graph; elsewhere `stop_gradient` prunes it all."""
+    """A context in which PyTorch records no graph; elsewhere, `stop_gradient` removes it all."""
     if keras.backend.backend() == "torch":
         import torch
 

@@ -1,9 +1,9 @@
-"""A teacher's representations, computed once and kept beside the data."""
+"""A teacher's representations, computed once and stored with the data."""
 
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, Protocol, cast
+from typing import ParamSpec, Protocol, cast
 
 import keras
 import numpy as np
@@ -19,14 +19,14 @@ from keras_lgg.training.fingerprints import (
 from keras_lgg.training.paths import paths_of
 from keras_lgg.training.penalties import Penalty, check_penalties, teacher_student_taps
 from keras_lgg.training.taps import Tapped, seen_output
-from keras_lgg.types import Dataset, PathLike, Tensor
+from keras_lgg.types import Dataset, PathLike, Samples, Tensor
 
-# A cached sample's inputs are a dict of these two: what the student sees, and what the teacher
-# said, by tap; OUTPUTS stands for the teacher's own outputs.
+# The inputs of a cached sample are a dict of these two: what the student sees, and what the teacher
+# returned, by tap; OUTPUTS stands for the teacher's own outputs.
 INPUTS, TEACHER, OUTPUTS = "inputs", "teacher", "outputs"
 WHAT = "The teacher's cache"
 ANEW = "Delete it, and write it with lgg.teacher_cache(teacher, penalties, data, path=...)."
-# What a manifest says, and how errors call it.
+# The facts in a manifest, and what errors call them.
 FACTS = {
     "samples": "number of samples",
     "taps": "taps",
@@ -39,7 +39,7 @@ P = ParamSpec("P")
 
 
 class WithOpen(Protocol[P]):
-    """A function that makes datasets, and another one that opens them again."""
+    """A function that makes datasets, with a function ``open`` that opens them again."""
 
     open: Callable[[PathLike], Dataset]
 
@@ -60,19 +60,19 @@ def opened_by(
 
 
 def open_cache(path: PathLike) -> Dataset:
-    """Open a cache that `teacher_cache` wrote, in another process for instance.
+    """Open a cache that `teacher_cache` wrote, for instance in another process.
 
-    All of it is read once and compared with what was written, at about a gigabyte a second.
+    The whole cache is read once and checked against its checksums, at about a gigabyte per second.
 
     Args:
         path: Folder of the cache.
 
     Returns:
-        `tf.data.Dataset` of single samples, as of `teacher_cache`.
+        `tf.data.Dataset` of single samples, as `teacher_cache` returns it.
 
     Raises:
-        ValueError: If there is no cache, it is from version 0.1.0, whose caches cannot be checked,
-            or a file of it is missing, cut, changed or not of it.
+        ValueError: If there is no cache, or it is from version 0.1.0, whose caches cannot be
+            checked, or one of its files is missing, cut short, changed or foreign.
 
     Example:
         >>> import tempfile, keras, numpy as np, keras_lgg as lgg
@@ -92,8 +92,8 @@ def open_cache(path: PathLike) -> Dataset:
     if not (folder / files.MANIFEST).is_file():
         raise ValueError(
             f"The folder '{path}' is no whole cache. Expected a file '{files.MANIFEST}' in it, "
-            "which says what the others are. Received: a folder without one, as version 0.1.0 "
-            f"wrote it, whose caches cannot be checked, or no cache at all. {ANEW}"
+            "which describes the others. Received: a folder without one, as version 0.1.0 wrote "
+            f"it, whose caches cannot be checked, or no cache at all. {ANEW}"
         )
     files.checked_facts(folder, WHAT, ANEW)
     return tf.data.Dataset.load(str(path))
@@ -103,42 +103,41 @@ def open_cache(path: PathLike) -> Dataset:
 def teacher_cache(
     teacher: keras.Model,
     penalties: Sequence[Penalty],
-    data: tuple[Any, ...] | Dataset,
+    data: tuple[Samples, ...] | Dataset,
     *,
     path: PathLike | None = None,
     batch_size: int = 128,
     teacher_inputs: Callable[[Tensor], Tensor] | None = None,
 ) -> Dataset:
-    """What a distiller's penalties need of the teacher, for each sample of some data.
+    """What the penalties of a `Distiller` need from the teacher, computed once for some data.
 
-    The teacher runs once over the data, in inference mode. A `Distiller` with no teacher trains on
-    the result as it would with the teacher in memory: the penalties see the same representations,
-    whatever the order and the batches.
+    The teacher runs once over the data, in inference mode. A `Distiller` without a teacher trains
+    on the result as it would with the teacher in memory: the penalties see the same
+    representations, whatever the order of the samples and the batches.
 
     Args:
         teacher: Trained model.
-        penalties: List of the `Penalty` of the distiller; only what they tap is kept.
-        data: Pair of arrays ``(x, y)`` or triple with sample weights, or a batched
-            `tf.data.Dataset` of such, finite and without augmentation. Each array may be a
-            structure of arrays.
-        path: Folder that the cache is written to; ``None`` keeps it in memory. It is there when it
-            is whole: a process that is killed leaves the name free. Where the cache of the same
-            teacher, its inputs, taps and data is there already, it is checked and opened.
-            ``lgg.teacher_cache.open(path)`` opens it without them, in another process for
-            instance, and refuses what is not as it was written.
-        batch_size: Samples that the teacher sees at a time, where ``data`` are arrays.
-        teacher_inputs: See `keras_lgg.Distiller`.
+        penalties: List of `Penalty`, those of the distiller; only what they tap is stored.
+        data: Arrays ``(x, y)`` or ``(x, y, sample_weight)``, each of which may be a structure of
+            arrays; or a `tf.data.Dataset` of such batches, finite and without augmentation.
+        path: Folder to write the cache to; ``None`` keeps it in memory. The folder appears only
+            when it is complete. If it already holds the cache of the same teacher, teacher inputs,
+            taps and data, that is checked and opened. ``lgg.teacher_cache.open(path)`` opens it
+            without any of these, for instance in another process, and raises if a file was changed.
+        batch_size: Number of samples that the teacher sees at a time, if ``data`` are arrays.
+        teacher_inputs: Function, or Keras layer, from the inputs in ``data`` to the teacher's, if
+            student and teacher see the data differently; as for `Distiller`.
 
     Returns:
-        `tf.data.Dataset` of single samples, for ``.shuffle(...).batch(...)``, with the inputs
-        ``{"inputs": x, "teacher": {tap: representation}}`` in place of x. Representations are
-        pooled as the penalties want them.
+        `tf.data.Dataset` of single samples, ready for ``.shuffle(...).batch(...)``, with the inputs
+        ``{"inputs": x, "teacher": {tap: representation}}`` instead of x. Representations are
+        pooled as the penalties ask.
 
     Raises:
         OSError: If the cache cannot be written.
-        ValueError: If the data change from one pass to the next, as with augmentation, or have no
-            end; if a tap is unknown; if ``path`` holds anything but the whole cache of this
-            teacher, these taps and these data.
+        ValueError: If the data changes from one pass to the next, as with augmentation, or never
+            ends; if a tap is unknown; if ``path`` holds anything but the complete cache of this
+            teacher, these taps and this data.
 
     Example:
         >>> import keras, numpy as np, keras_lgg as lgg
@@ -208,17 +207,17 @@ def split_cached(x):
 
 
 def cached_name(path, penalty):
-    """What the cache calls a tap, or the output, as a penalty wants it."""
+    """The name in the cache of a tap, or of the output, as a penalty reads it."""
     signs = [penalty.pool, None if penalty.mask is None else f"mask={penalty.mask}"]
     return " ".join([OUTPUTS if path is None else path, *(sign for sign in signs if sign)])
 
 
 class AskedTeacher(keras.Model):
-    """What the cache keeps of a teacher, by name.
+    """A model that returns what the cache stores of a teacher, by name.
 
     Args:
         teacher: The teacher.
-        wanted: Dict from names to the paths of layers, or ``None``, and the penalties.
+        wanted: Dict from names to ``(path, penalty)``; the path is ``None`` for the output.
         teacher_inputs: Function from the inputs of the data to the teacher's, or ``None``.
     """
 
@@ -238,7 +237,7 @@ class AskedTeacher(keras.Model):
 
 
 class _Source:
-    """The data in batches, which must be the same in each pass."""
+    """The data in batches, which must be the same in every pass."""
 
     def __init__(self, data, batch_size):
         import tensorflow as tf
@@ -259,7 +258,7 @@ class _Source:
 
     @functools.cached_property
     def fingerprint(self):
-        """Of all data, for which they are read once."""
+        """The fingerprint of all the data, for which it is read once."""
         found = DataFingerprint()
         for batch in self._data.as_numpy_iterator():
             digests = sample_digests(batch)
@@ -271,9 +270,9 @@ class _Source:
         return found
 
     def batches(self):
-        """Iterator over all batches, which ends where they change.
+        """Iterator over all batches, which stops at a change.
 
-        An error of its own would come out of TensorFlow as another one: see `check_unchanged`.
+        An error raised here would come out of TensorFlow as a different one: see `check_unchanged`.
         """
         if self._are_arrays:
             yield from self._data.as_numpy_iterator()
@@ -292,15 +291,15 @@ class _Source:
         if self._has_changed:
             raise ValueError(
                 "The data change from one pass to the next. Expected the same samples each time, "
-                "since the teacher is asked about each of them once. Received: other samples in "
-                "the second pass than in the first one, as augmentation makes them. Cache the "
-                "data without augmentation, or train with the teacher in memory: "
+                "since the teacher sees each of them once. Received: other samples in the second "
+                "pass than in the first, as with augmentation. Cache the data without "
+                "augmentation, or train with the teacher in memory: "
                 "lgg.Distiller(teacher, student, penalties)."
             )
 
 
 def _wanted(teacher, penalties):
-    """All that the penalties want of the teacher: by name a path and a penalty."""
+    """All that the penalties need from the teacher: a dict from names to a path and a penalty."""
     return {
         cached_name(path, penalty): (path, penalty)
         for penalty in check_penalties(penalties)
@@ -310,7 +309,7 @@ def _wanted(teacher, penalties):
 
 
 def _facts_of_existing(path):
-    """What the cache in a folder is of; ``None`` where there is no folder."""
+    """The facts about the cache in a folder; ``None`` if there is no folder."""
     folder = pathlib.Path(path)
     if not folder.exists():
         return None
@@ -328,8 +327,8 @@ def _check_same(path, asked, held):
         if held.get(name) != asked[name]:
             raise ValueError(
                 f"The folder '{path}' holds the cache of something else. Expected the {words} "
-                f"{asked[name]}, as of the arguments. Received: {held.get(name)}. Name another "
-                "`path`, or delete the folder to write it anew."
+                f"{asked[name]}, as in the arguments. Received: {held.get(name)}. Name another "
+                "`path`, or delete the folder to write it again."
             )
 
 
@@ -341,5 +340,5 @@ def _check_count(folder, count):
     if found != count:
         raise OSError(
             f"The cache could not be written. Expected {count} samples in it. Received: {found}. "
-            "See whether the disk is full."
+            "Check whether the disk is full."
         )

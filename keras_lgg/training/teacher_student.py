@@ -1,4 +1,4 @@
-"""What penalties ask of a teacher and a student in one step."""
+"""What penalties need from a teacher and a student in one step."""
 
 import copy
 
@@ -30,7 +30,7 @@ class TeacherStudent(Plan):
         student: The model that is trained.
         penalties: List of `Penalty`.
         teacher_inputs: Function from the student's inputs to the teacher's, or ``None``.
-        micro_batch: See `Plan`; also of the teacher.
+        micro_batch: See `Plan`; it applies to the teacher, too.
     """
 
     def __init__(self, teacher, student, penalties, teacher_inputs=None, micro_batch=None):
@@ -75,7 +75,7 @@ class TeacherStudent(Plan):
             }
 
     def check_memories(self):
-        """Raise where memories hold what is of other widths than what this teacher gives."""
+        """Raise if the memories hold representations of other shapes than this teacher's."""
         if not any(self._memories):
             return
         now = self._memories_for(internals.symbolic_inputs(self.network)[0])
@@ -96,7 +96,7 @@ class TeacherStudent(Plan):
         return plan
 
     def positions(self):
-        """Where the tapped layers stand, for a file."""
+        """Where the tapped layers stand in both networks, to be saved in a file."""
         student = {
             path: position_of(self.network, path)
             for pairs in self.pairs
@@ -106,7 +106,7 @@ class TeacherStudent(Plan):
         return {"teacher": self.teacher_positions, "student": student}
 
     def _in_teacher(self, teacher, path):
-        """The path of a layer in a teacher that may name it anew since a file was written."""
+        """The path of a layer in a teacher that may have renamed it since a file was written."""
         position = self.teacher_positions.get(path)
         if teacher is None or not position or has_path(teacher, path):
             return path
@@ -154,17 +154,17 @@ class TeacherStudent(Plan):
         if needed - set(cached):
             raise ValueError(
                 "The cache does not hold what the penalties need. Expected "
-                f"{sorted(needed)}. Received: {sorted(cached)}. Write it anew with "
+                f"{sorted(needed)}. Received: {sorted(cached)}. Write it again with "
                 "lgg.teacher_cache(teacher, penalties, data) and these penalties."
             )
 
     def _asked_teacher(self, inputs):
-        """Of each penalty what it reads of the teacher, a list of `View`."""
+        """For each penalty, what it reads from the teacher, a list of `View`."""
         if self.teacher is None:
             raise ValueError(
                 "The distiller has no teacher. Expected one for fit() and evaluate(), or data from "
                 "lgg.teacher_cache. Received: neither. Assign it first, distiller.teacher = "
-                "teacher, or cache what it says about the data."
+                "teacher, or cache what it returns for the data."
             )
         if self.micro_batch is None:
             return self._teacher_views(inputs)
@@ -200,7 +200,7 @@ class TeacherStudent(Plan):
 
 
 def _distillation_value(penalty, teacher, student, y, loss):
-    """The value of a penalty's loss, or of that with its memory, on one pair of layers."""
+    """The value of a penalty's loss, if need be with its memory, on one pair of layers."""
     theirs, ours = teacher.vectors, student.vectors
     if is_keras_distillation(penalty.loss):
         loss.validate_outputs(theirs, ours)
@@ -218,10 +218,10 @@ def _mean_of_mask(mask):
 
 
 def _share_of_functions(loss):
-    """A loss of `keras.distillation` whose value is a replica's share, as of Keras loss objects.
+    """A loss of `keras.distillation` whose value is a replica's share, as for Keras loss objects.
 
     Keras divides what a loss object returns by the number of replicas, but not what a function
-    returns, to which a name such as "mse" resolves.
+    returns, and a name such as "mse" resolves to a function.
     """
     replica_count = replicas.local_count()
     if replica_count == 1:
@@ -238,7 +238,7 @@ def _share_of_functions(loss):
 
 
 def _check_inputs(teacher, inputs):
-    """Raise where a teacher that says what it takes would refuse these inputs."""
+    """Raise if a teacher with known input shapes would refuse these inputs."""
     wanted = internals.inputs_by_name(teacher, internals.symbolic_input(teacher))
     given = internals.inputs_by_name(teacher, inputs)
     for name, tensor in wanted.items():
@@ -253,7 +253,7 @@ def _check_inputs(teacher, inputs):
 
 
 def _fits(wanted, given):
-    """Whether an input may have a shape; Keras adds or drops a last axis of 1 by itself."""
+    """Whether an input may have this shape; Keras itself adds or drops a last axis of 1."""
     if len(wanted) != len(given):
         longer, shorter = sorted((wanted, given), key=len, reverse=True)
         return len(longer) == len(shorter) + 1 and longer[-1] in (1, None)

@@ -1,19 +1,19 @@
-"""Parts of a batch on TensorFlow: one loop over them for their outputs, another for gradients.
+"""Parts of a batch on TensorFlow: one loop over them for outputs, another for gradients.
 
-The gradient that TensorFlow makes of a loop would keep several copies of all outputs.
+TensorFlow's own gradient of a loop would keep several copies of all outputs.
 """
 
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.eager import record  # of tapes that are open, TensorFlow tells nowhere else
+from tensorflow.python.eager import record  # nothing else tells which tapes are open
 
 
 def run(part, size):
-    """The outputs, losses and states of all parts, in one tuple, with their gradients.
+    """The outputs, losses and states of all parts, in one tuple, with gradients.
 
     Args:
         part: Function ``part(values, states, inputs)`` as in `keras_lgg.training.parts`.
-        size: Samples of a part.
+        size: Number of samples in a part.
     """
     rows = _Rows(part.samples, size)
     wanted = [_may_be_differentiated(x) for x in part.inputs]
@@ -58,7 +58,7 @@ def _backward(part, rows, values, inputs, befores, wanted, of_outputs, of_losses
         return _sums(sums, more), _written(places, i, found)
 
     given = [*rows.first(of_outputs), *of_losses]
-    with tf.control_dependencies(given):  # else it may be merged with the first run
+    with tf.control_dependencies(given):  # or it might be merged with the first run
         again = [tf.identity(x) for x in rows.first(inputs)]
     sums, firsts = _of_part(part, values, [], again, wanted, given)
     sums, places = rows.loop(step, sums, [rows.places(x) for x in firsts])
@@ -67,7 +67,7 @@ def _backward(part, rows, values, inputs, befores, wanted, of_outputs, of_losses
 
 
 def _of_part(part, values, states, inputs, wanted, given):
-    """Gradients of a part with respect to the values, and to the inputs where they are wanted."""
+    """Gradients of a part with respect to the values, and to inputs for which they are wanted."""
     watched = [*values, *(x for x, is_wanted in zip(inputs, wanted, strict=True) if is_wanted)]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(watched)
@@ -80,26 +80,26 @@ def _of_part(part, values, states, inputs, wanted, given):
 
 
 def _may_be_differentiated(x):
-    """Whether somebody may ask for the gradient with respect to a tensor."""
-    # Where there is no tape, it may be around the function that is traced.
+    """Whether the gradient with respect to a tensor may be needed."""
+    # If there is no tape here, there may be one around the function that is traced.
     return x.dtype.is_floating and (
         not record.could_possibly_record() or record.should_record_backprop([x])
     )
 
 
 class _Rows:
-    """The parts of a batch: a first one, which has what is left over, and others of one size.
+    """The parts of a batch: a first one with what is left over, and others of equal size.
 
-    The first is never empty. Shapes are such that XLA knows them, too.
+    The first is never empty. Shapes are known to XLA, too.
 
     Args:
-        samples: Of the batch, an integer or a tensor.
-        size: Of a part.
+        samples: Number of samples in the batch, an integer or a tensor.
+        size: Number of samples in a part.
     """
 
     def __init__(self, samples, size):
         self._first, self._others = (samples - 1) % size + 1, (samples - 1) // size
-        # XLA compiles even those that there are none of.
+        # XLA compiles the other parts even if there are none.
         self._size = size if isinstance(samples, int) else tf.minimum(size, samples)
 
     def first(self, tensors):
@@ -109,15 +109,15 @@ class _Rows:
         return [_rows(x, self._first + i * self._size, self._size) for x in tensors]
 
     def places(self, x):
-        """Places for what the others have where the first has ``x``."""
+        """Room for the tensors of the other parts that match ``x`` in the first."""
         return self.places_of((self._size, *ops.shape(x)[1:]), x.dtype)
 
     def places_of(self, shape, dtype):
         places = tf.TensorArray(dtype, tf.maximum(self._others, 1), clear_after_read=False)
-        return places.write(0, tf.zeros(shape, dtype))  # so the shape is known if none is written
+        return places.write(0, tf.zeros(shape, dtype))  # the shape is known even if none is written
 
     def joined(self, firsts, places):
-        """The tensors of the first with those in the places."""
+        """The tensors of the first part, joined with those of the others."""
         return [
             tf.concat([x, _rows(_flat(each.stack()), 0, self._others * self._size)], axis=0)
             for x, each in zip(firsts, places, strict=True)
@@ -134,7 +134,7 @@ class _Rows:
 
 
 def _rows(x, begin, count):
-    """So many rows of a tensor; under XLA they may begin anywhere."""
+    """``count`` rows of a tensor; under XLA they may begin anywhere."""
     begins = [begin] + [0] * (len(x.shape) - 1)
     found = tf.slice(x, begins, [count, *ops.shape(x)[1:]])
     found.set_shape([count if isinstance(count, int) else None, *x.shape[1:]])

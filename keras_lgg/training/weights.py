@@ -6,31 +6,31 @@ import keras
 
 from keras_lgg.training import internals
 
-DEFAULT = -1.0  # no weight; not NaN, which users look for among the weights of a model
+DEFAULT = -1.0  # no weight given; not NaN, which users look for among the weights of a model
 
 
 class PenaltyWeight(keras.Variable):
     """The weight of a penalty.
 
-    On JAX, `fit` holds the values of a model's variables elsewhere until the epoch ends: what a
-    callback reads would be the first value, and what it assigns would be lost. This one asks the
-    models that train with it for the present values first.
+    On JAX, `fit` keeps the values of a model's variables elsewhere until the epoch ends: a callback
+    would read the first value, and what it assigns would be lost. This variable first asks the
+    models that train with it for the current values.
 
     Args:
         weight: A number of at least 0, or `DEFAULT`, which stands for that of the loss.
-        name: Of the variable.
+        name: Name of the variable.
     """
 
     def __init__(self, weight, name):
         self._models = weakref.WeakSet()
         self._is_asking = False
-        # Such a one may be assigned a number while a compiled step holds on to it, and is asked in
-        # each step then; a number stays one.
+        # If so, a number may be assigned while a compiled step holds on to the variable, and each
+        # step has to look; a number stays a number.
         self.may_be_default = weight == DEFAULT
         super().__init__(float(weight), trainable=False, dtype="float32", autocast=False, name=name)
 
     def belongs_to(self, model):
-        """Take note of a model that trains with it."""
+        """Register a model that trains with it."""
         self._models.add(model)
 
     @property

@@ -1,4 +1,4 @@
-"""Search of the weights of penalties, and of their k, power, alpha and taps, with KerasTuner."""
+"""Search for the weights of penalties, and their k, power, alpha and taps, with KerasTuner."""
 
 from keras_lgg.tuning.hypermodel import PenaltyHyperModel
 from keras_lgg.tuning.result import PenaltySearch

@@ -1,4 +1,4 @@
-"""What a tuner builds and trains: a model whose penalties it chooses."""
+"""The model that a tuner builds and trains, and whose penalties it chooses."""
 
 import collections
 import inspect
@@ -13,8 +13,9 @@ from keras_lgg.training.models import PenalizedModel
 from keras_lgg.training.penalties import Penalty, check_penalties, named_taps
 from keras_lgg.training.penalty_layer import GeometryPenalty
 from keras_lgg.tuning.space import penalty_spaces
+from keras_lgg.types import Taps
 
-# At the top, for the base class; the package imports these modules only where they are asked for.
+# At the top, for the base class; the package imports these modules only on demand.
 if TYPE_CHECKING:
     import keras_tuner as kt
 else:
@@ -22,38 +23,43 @@ else:
 
 
 class PenaltyHyperModel(kt.HyperModel):
-    """Models under penalties whose weights a tuner of KerasTuner searches.
+    """A `keras_tuner.HyperModel`: models under penalties whose weights a tuner searches.
 
-    A weight is one of a list of values, evenly spaced on a log scale, the first of which is 0: so
-    each tuner can try the model without the penalty, and no k, power, alpha or taps of a penalty
-    that is off. In the tuner, the hyperparameters are called ``"<penalty>/weight"``,
-    ``"<penalty>/k"`` and so on.
+    A weight is chosen from a list of values that starts with 0 and is then evenly spaced on a log
+    scale. So every tuner can try the model without the penalty; k, power, alpha and taps are not
+    searched for a penalty that is off. In the tuner, the hyperparameters are called
+    ``"<penalty>/weight"``, ``"<penalty>/k"`` and so on.
 
     Args:
         build: Function ``build(penalties)``, or ``build(penalties, hp)`` to tune more, such as a
-            learning rate ``hp.Float(...)``, that returns a compiled model which holds all of the
-            penalties, in the order of ``penalties``: in a `GeometryModel` or a `Distiller`, as
-            layers ``GeometryPenalty(penalty.loss, float(penalty.weight))``, or as the loss of
-            ``compile``, with ``loss_weights=float(penalty.weight)`` where its weight is searched.
-        penalties: `Penalty`, or a list of them: the templates of what ``build`` is given.
-        weights: ``(low, high)``, the least weight above 0 and the largest one, or ``(low, high,
-            count)`` with how many there are; by default 4 a decade. ``None`` keeps the weight of
-            the template. A dict from names of penalties gives each its own; others keep theirs.
-        k: List of what to try as the ``k`` of the loss, such as ``[None, 5, 10]``; a dict from
-            names of penalties gives each its own. ``None`` keeps that of the template.
-        power: Likewise.
-        alpha: Likewise.
-        taps: Dict from a name of your own to taps, such as ``{"early": ["h1", "h2"], "late":
+            learning rate ``hp.Float(...)``, that returns a compiled model with all of the
+            penalties, which come in the order of ``penalties``. They act in a `GeometryModel` or a
+            `Distiller`; as layers ``GeometryPenalty(penalty.loss, float(penalty.weight))``; or as
+            the loss of ``compile``, with ``loss_weights=float(penalty.weight)`` if the weight is
+            searched.
+        penalties: A `Penalty`, or a list of them: templates of what ``build`` is given.
+        weights: ``(low, high)``, the smallest weight above 0 and the largest, or ``(low, high,
+            count)`` with the number of weights; by default 4 per decade. ``None`` keeps the weight
+            of the template. A dict from names of penalties gives each its own range; penalties it
+            does not name keep their weight.
+        k: List of values to try as the ``k`` of the loss, such as ``[None, 5, 10]``; a dict from
+            names of penalties gives each its own list. ``None`` keeps the value of the template.
+        power: List of values to try as the ``power`` of the loss, such as ``[1, 2]``, or a dict or
+            ``None``, as for ``k``.
+        alpha: List of values to try as the ``alpha`` of the loss, such as ``[0.5, 1.0]``, or a dict
+            or ``None``, as for ``k``.
+        taps: Dict from names of your choice to taps, such as ``{"early": ["h1", "h2"], "late":
             ["h3", "h4"]}``; a dict of such dicts, by names of penalties, gives each its own.
-        seed: Integer that starts the weights of a model and the order of its batches, through
-            `keras.utils.set_random_seed`: the same for all trials, so that they differ in nothing
-            else, and one more for each further execution of a trial, and where a tuner tries the
-            same values again, as the Bayesian one may. ``None`` sets none.
+            ``None`` keeps the taps of the template.
+        seed: Seed of the initial weights and of the order of the batches, set by
+            `keras.utils.set_random_seed`. It is the same for all trials, so that they differ in
+            nothing else, and goes up by one for each further execution of a trial, or if a tuner
+            tries the same values again, as the Bayesian one may. ``None`` sets no seed.
 
     Raises:
-        ValueError: If a range or a choice is not of these forms, names no penalty, or is not one
-            that the loss has; in the search, if ``build`` returns no compiled model, or one in
-            which a penalty does not act with its weight.
+        ValueError: If a range or a choice has none of these forms, or names a penalty that does not
+            exist or an argument that its loss does not have; in the search, if ``build`` does not
+            return a compiled model, or one in which a penalty does not act with its weight.
 
     Example:
         >>> import keras, keras_tuner as kt, keras_lgg as lgg
@@ -78,10 +84,10 @@ class PenaltyHyperModel(kt.HyperModel):
         penalties: Penalty | Sequence[Penalty],
         *,
         weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
-        k: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-        power: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-        alpha: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-        taps: Mapping[str, Any] | None = None,
+        k: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None = None,
+        power: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+        alpha: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+        taps: Mapping[str, Taps] | Mapping[str, Mapping[str, Taps]] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -98,41 +104,43 @@ class PenaltyHyperModel(kt.HyperModel):
         )
 
     def build(self, hp: kt.HyperParameters) -> keras.Model:
-        """A model as ``build`` makes it, with fresh penalties as `hp` chooses them."""
+        """Build a model with fresh penalties, as ``hp`` chooses them."""
         self._set_seed(hp)
         penalties = self.penalties(hp)
         takes_hp = "hp" in inspect.signature(self._build_model).parameters
         model = self._build_model(penalties, **({"hp": hp} if takes_hp else {}))
         _check_model(model, penalties)
         if model.built and model.optimizer is not None and not model.optimizer.built:
-            # KerasTuner loads checkpoints, whose optimizer has variables, before any training.
+            # KerasTuner loads checkpoints, with an optimizer's variables, before any training.
             model.optimizer.build(model.trainable_variables)
         return model
 
-    def fit(self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`, with the batches in the order that the seed gives."""
+    def fit(
+        self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """`keras.Model.fit`, with the batches in the order that the seed gives."""
         self._set_seed(hp)
         self._times_trained[_key(hp)] += 1
-        # A weight that ruins the network is a trial of a bad score, and no reason to stop.
+        # A weight that ruins the network makes a trial with a bad score, and is no reason to stop.
         callbacks = [*kwargs.pop("callbacks", []), keras.callbacks.TerminateOnNaN()]
         return super().fit(hp, model, *args, callbacks=callbacks, **kwargs)
 
     @property
     def taps(self) -> list[str]:
-        """The layers that the templates tap in the network that is trained."""
+        """The layers of the trained network that the templates tap."""
         return named_taps(space.template for space in self._spaces)
 
     def penalties(self, hp: kt.HyperParameters) -> list[Penalty]:
-        """Fresh copies of the penalties, as `hp` chooses them."""
+        """Fresh copies of the penalties, as ``hp`` chooses them."""
         return [space.penalty(hp) for space in self._spaces]
 
     def weights(self, hp: kt.HyperParameters) -> dict[str, float]:
-        """The weight of each penalty by its name, as `hp` chooses it, where it is a number."""
+        """The weight of each penalty by name, as ``hp`` chooses it, if it is a number."""
         chosen = {space.template.name: space.choose(hp)[0] for space in self._spaces}
         return {name: weight for name, weight in chosen.items() if isinstance(weight, float)}
 
     def others(self, hp: kt.HyperParameters) -> dict[str, Any]:
-        """All that `hp` chooses but the weights, by hyperparameter; of taps, their name."""
+        """All that ``hp`` chooses except the weights, by hyperparameter; for taps, their name."""
         chosen = {}
         for space in self._spaces:
             for argument, label in space.choose(hp)[1].items():
@@ -142,22 +150,22 @@ class PenaltyHyperModel(kt.HyperModel):
         return {**chosen, **{name: v for name, v in hp.values.items() if name not in ours}}
 
     def _set_seed(self, hp):
-        # Counted, as KerasTuner does not say which of several executions of a trial it builds for.
+        # Counted, since KerasTuner does not say for which execution of a trial it builds.
         if self._seed is not None:
             keras.utils.set_random_seed(self._seed + self._times_trained[_key(hp)])
 
 
 def _key(hp):
-    """What tells trials apart, to count how often each was trained."""
+    """A key that tells trials apart, to count how often each was trained."""
     return tuple(sorted(hp.values.items()))
 
 
 def _check_model(model, penalties):
-    """Raise where the model cannot be trained, or a penalty does nothing or not as weighted."""
+    """Raise if the model cannot be trained, or a penalty does not act with its weight."""
     if not isinstance(model, keras.Model) or not model.compiled:
         received = f"a {type(model).__name__}"
         received += " that is not compiled" if isinstance(model, keras.Model) else ""
-        # A fatal error ends a search; any other is a trial that failed.
+        # A fatal error ends the search; any other error makes a failed trial.
         raise kt.errors.FatalValueError(
             "Invalid value for argument `build`. Expected a function that returns a compiled "
             f"keras.Model. Received: one that returned {received}."
@@ -178,7 +186,7 @@ def _check_model(model, penalties):
 
 
 def _acting(model):
-    """Each loss in a model that may be one of a penalty, with its weight."""
+    """Each loss in a model that may belong to a penalty, with its weight."""
     for layer in model._flatten_layers():
         if isinstance(layer, PenalizedModel):
             yield from ((penalty.loss, float(penalty.weight)) for penalty in layer.penalties)

@@ -1,4 +1,4 @@
-"""What a search looks for, by a name of what a penalty is for."""
+"""Objectives of a search that are measured on the plain network, by name."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -10,10 +10,11 @@ import numpy as np
 from keras_lgg.checks import invalid
 from keras_lgg.comparison.measures import NAMES, is_of_retrieval, measure
 from keras_lgg.training.models import network_of
+from keras_lgg.types import Data
 
 
 def is_measure(objective: str) -> bool:
-    """Whether an objective is one of `comparison.compare`, and no metric of `compile`."""
+    """Whether an objective is a measure of `comparison.compare`, not a metric of ``compile``."""
     return objective != "accuracy" and (objective in NAMES or is_of_retrieval(objective))
 
 
@@ -21,18 +22,18 @@ class Measuring(keras.callbacks.Callback):
     """Logs a measure of the plain network on held-out data at the end of each epoch.
 
     Args:
-        name: Of the measure; the log has ``val_`` in front.
-        taps: Layers of the network, where units are dropped.
+        name: Name of the measure; it is logged with ``val_`` in front.
+        taps: Layers of the network in which units are dropped.
         data: Arrays ``(x, y)``.
     """
 
-    def __init__(self, name: str, taps: Sequence[str], data: Any) -> None:
+    def __init__(self, name: str, taps: Sequence[str], data: Data) -> None:
         super().__init__()
         self.measure = measure(name, taps)
         self._data = _checked(name, data)
         self.objective = kt.Objective(f"val_{name}", self.measure.best)
 
-    def __deepcopy__(self, memo: Any) -> Self:  # by a tuner, for each trial; the data stays
+    def __deepcopy__(self, memo: Any) -> Self:  # done by a tuner for each trial; shares the data
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new

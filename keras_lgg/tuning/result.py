@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search."""
 
 from typing import Any
 
@@ -12,22 +12,22 @@ from keras_lgg.tuning.storage import check_trial
 
 
 class PenaltySearch:
-    """What a search found: its trials, the best weights, and the models with them.
+    """The result of a search: its trials, the best weights, and the models trained with them.
 
     Args:
-        tuner: Tuner of KerasTuner that has searched a `PenaltyHyperModel`.
+        tuner: A KerasTuner tuner that has searched a `PenaltyHyperModel`.
 
     Attributes:
-        tuner: The same.
-        trials: List of dicts, in the order of the trials, of those that were completed:
-            ``"trial"``, the name of the trial; ``"weights"``, a dict from each penalty to its
-            weight; ``"hyperparameters"``, a dict of all else that was searched; ``"score"``, the
-            value of the objective; ``"metrics"``, a dict of all metrics. Both are of the epoch
-            with the best score, and means over the executions of the trial.
+        tuner: The tuner.
+        trials: List of dicts, one for each completed trial, in order: ``"trial"``, the name of the
+            trial; ``"weights"``, a dict from each penalty to its weight; ``"hyperparameters"``, a
+            dict of everything else that was searched; ``"score"``, the value of the objective;
+            ``"metrics"``, a dict of all metrics. Score and metrics are those of the epoch with the
+            best score, averaged over the executions of the trial.
         best_weights: Dict from the name of each penalty to its weight in the best trial.
 
     Raises:
-        ValueError: If the tuner searches anything else.
+        ValueError: If the tuner searches anything other than a `PenaltyHyperModel`.
         RuntimeError: If no trial was completed.
 
     Example:
@@ -62,7 +62,7 @@ class PenaltySearch:
         if not self._completed():
             messages = [t.message or t.status for t in tuner.oracle.trials.values()]
             raise RuntimeError(
-                "The search has no result. Expected at least one trial that was completed. "
+                "The search has no result. Expected at least one completed trial. "
                 f"Received: {len(messages)} others. {' '.join(messages[-1:])}".strip()
             )
 
@@ -77,14 +77,17 @@ class PenaltySearch:
         return self.tuner.hypermodel.weights(self._completed()[0].hyperparameters)
 
     def best_penalties(self) -> list[Penalty]:
-        """Fresh penalties as in the best trial, to train with them anew."""
+        """Fresh penalties with the choices of the best trial, to train with again."""
         return self.tuner.hypermodel.penalties(self._completed()[0].hyperparameters)
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        """The trained models of the best trials, best first, as after their best epochs.
+        """The trained models of the best trials, best first, as they were after their best epochs.
+
+        Args:
+            num_models: How many models to return; fewer if fewer trials were completed.
 
         Raises:
-            ValueError: If their files are not as `search_penalty_weights` has written them.
+            ValueError: If their files are not as `search_penalty_weights` wrote them.
         """
         best = self._completed()[:num_models]
         for trial in best:
@@ -128,12 +131,12 @@ class PenaltySearch:
 
 
 def _cells(row):
-    """The texts of one row of the table but the score, by column."""
+    """The texts of one row of the table except the score, by column."""
     cells = {"trial": row["trial"]}
     cells |= {f"weight of {name}": f"{weight:.3g}" for name, weight in row["weights"].items()}
     for name, value in row["hyperparameters"].items():
         if name == "tuner/epochs":
             cells["epochs"] = str(value)
-        elif not name.startswith("tuner/"):  # the notes of Hyperband
+        elif not name.startswith("tuner/"):  # Hyperband's own notes
             cells[name] = f"{value:.3g}" if isinstance(value, float) else str(value)
     return cells

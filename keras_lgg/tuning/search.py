@@ -1,4 +1,4 @@
-"""The search itself, in one call."""
+"""The search for penalty weights, in one call."""
 
 import itertools
 import math
@@ -19,6 +19,7 @@ from keras_lgg.tuning.hypermodel import PenaltyHyperModel
 from keras_lgg.tuning.objectives import Measuring, is_measure
 from keras_lgg.tuning.result import PenaltySearch
 from keras_lgg.tuning.storage import check_search, keep_whole
+from keras_lgg.types import Data, Taps
 
 TUNERS = {
     "random": "RandomSearch",
@@ -32,14 +33,14 @@ TUNERS = {
 def search_penalty_weights(
     build: Callable[..., keras.Model],
     penalties: Penalty | Sequence[Penalty],
-    data: Any,
+    data: Data,
     *,
-    validation_data: Any,
+    validation_data: Data,
     weights: Sequence[float] | Mapping[str, Sequence[float] | None] | None,
-    k: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-    power: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-    alpha: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
-    taps: Mapping[str, Any] | None = None,
+    k: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None = None,
+    power: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    alpha: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    taps: Mapping[str, Taps] | Mapping[str, Mapping[str, Taps]] | None = None,
     objective: str | kt.Objective | Sequence[kt.Objective] = "val_accuracy",
     trials: int | None = None,
     tuner: str | type[kt.Tuner] = "bayesian",
@@ -50,46 +51,46 @@ def search_penalty_weights(
     tuner_options: Mapping[str, Any] | None = None,
     **fit_options: Any,
 ) -> PenaltySearch:
-    """Search the weights of penalties, and more of them on wish, on validation data.
+    """Search for the weights of penalties, and for more of their arguments, on validation data.
 
-    Trains a model for each trial. In the first one all penalties that are searched have the
-    weight 0, so the model without them always competes. Never give the test split as
-    ``validation_data``: the best of many trials is better there than it is.
+    Each trial trains a model. In the first one, all penalties whose weights are searched have the
+    weight 0, so the model without them always competes. Never pass the test split as
+    ``validation_data``: the best of many trials looks better there than it is.
 
     Args:
-        data: ``(x, y)``, ``(x, y, sample_weight)``, or anything else that `keras.Model.fit` takes
-            as ``x``, such as a dataset.
-        validation_data: Of the same forms, as in `keras.Model.fit`.
-        objective: What the best trial has the best of, over its epochs: what a penalty is for, by
-            a name of `compare`, such as ``"noise_accuracy"``, ``"recall@1"`` or
-            ``"student_accuracy"``, measured on ``validation_data`` at the end of each epoch, which
-            are then arrays ``(x, y)``; or the name of a metric that KerasTuner knows to be
-            minimised or maximised, or a ``keras_tuner.Objective``, such as
-            ``Objective("val_smoothness_variation", "min")``, or a list of them. By clean accuracy
-            a penalty for robustness has the best weight 0.
-        trials: Number of trials; by default 10, in a grid all. Hyperband, whose number follows
-            from ``epochs`` and its ``factor``, takes none.
-        tuner: ``"bayesian"``, ``"random"``, ``"hyperband"``, ``"grid"``, or a class of tuners.
-        executions_per_trial: Models trained for each trial, the mean of whose scores counts.
-        seed: Of the tuner, and of the models as in `PenaltyHyperModel`. With one, the same call
-            has the same trials.
-        directory: Folder that keeps the trials and their models. A call with the same one goes on
-            where the search in it ended, or was killed. By default a temporary one, which is
+        data: Training data: ``(x, y)``, ``(x, y, sample_weight)``, or anything else that
+            `keras.Model.fit` takes as ``x``, such as a dataset.
+        validation_data: Held-out data to choose by, in one of the same forms.
+        objective: What to choose by; the best value over the epochs of a trial counts. Either a
+            measure of `compare`, such as ``"noise_accuracy"``, ``"recall@1"`` or
+            ``"student_accuracy"``, taken on ``validation_data`` at the end of each epoch, which
+            then must be arrays ``(x, y)``. Or the name of a metric that KerasTuner knows to
+            minimise or maximise, a ``keras_tuner.Objective`` such as
+            ``Objective("val_smoothness_variation", "min")``, or a list of these. Judged by clean
+            accuracy, the best weight of a penalty for robustness is 0.
+        trials: Number of trials; by default 10, or the whole grid. Hyperband takes no number: it
+            follows from ``epochs`` and ``factor``.
+        tuner: ``"bayesian"``, ``"random"``, ``"hyperband"``, ``"grid"``, or a tuner class.
+        executions_per_trial: Number of models trained in each trial; their mean score counts.
+        seed: Seed of the tuner, and of the initial weights and batches of the models as in
+            `PenaltyHyperModel`. With a seed, the same call makes the same trials.
+        directory: Folder for the trials and their models. A call with the same folder continues
+            the search in it, also after it was killed. By default a temporary folder, which is
             deleted with the result.
-        overwrite: Whether a search in the directory is deleted first.
-        tuner_options: Dict of further arguments of the tuner's class, such as ``{"factor": 2}``.
+        overwrite: Whether to delete a search in the directory first.
+        tuner_options: Dict of further arguments of the tuner class, such as ``{"factor": 2}``.
         **fit_options: Further arguments of `keras.Model.fit`, such as ``epochs``, ``batch_size``,
-            ``callbacks`` (which are copied for each trial), ``verbose``.
+            ``callbacks`` (which are copied for each trial) and ``verbose``.
 
     Returns:
         `PenaltySearch`.
 
     Raises:
-        ValueError: If an argument is not of these forms, the objective is no metric of the
-            models, or the directory holds a search of another space, or one that is not as it was
-            written. See also `PenaltyHyperModel`.
-        RuntimeError: If trials fail: all of them, or as many in a row as the tuner's
-            ``max_consecutive_failed_trials``. Of fewer, a warning tells.
+        ValueError: If an argument has none of these forms, the models do not log the objective, or
+            the directory holds a search of another space, or one that has been changed since it
+            was written. See also `PenaltyHyperModel`.
+        RuntimeError: If all trials fail, or as many in a row as the tuner's
+            ``max_consecutive_failed_trials``. If fewer fail, there is a warning.
         ImportError: If the extra ``tuner`` is missing.
 
     Example:
@@ -132,7 +133,7 @@ def search_penalty_weights(
     options = {
         "objective": objective,
         "executions_per_trial": executions_per_trial,
-        # KerasTuner takes a seed of 0 for none.
+        # KerasTuner reads a seed of 0 as none.
         "seed": None if seed is None else seed + 1,
         "project_name": "penalty_weights",
         **_budget(tuner_class, trials, hypermodel, fit_options),
@@ -174,7 +175,7 @@ def _tuner_class(tuner):
 
 
 def _budget(tuner_class, trials, hypermodel, fit_options):
-    """The arguments of a tuner that limit its trials."""
+    """The tuner's arguments that limit its trials."""
     if issubclass(tuner_class, kt.Hyperband):
         if trials is not None:
             expected = "None with Hyperband, whose trials follow from `epochs` and `factor`"
@@ -186,7 +187,7 @@ def _budget(tuner_class, trials, hypermodel, fit_options):
         return {"max_trials": trials or 10}
     size = math.prod(space.combinations() for space in hypermodel._spaces)
     if trials is not None and trials < size:
-        # It would leave out the largest weights, as it begins with the least.
+        # It would leave out the largest weights, since it starts with the smallest.
         expected = (
             f"None, for all combinations in the grid, of which there are {size} or more; or fewer "
             "of them, by weights=(low, high, count)"
@@ -196,7 +197,7 @@ def _budget(tuner_class, trials, hypermodel, fit_options):
 
 
 def _check_resumed(tuner):
-    """Raise where the directory holds a search of another space, which KerasTuner would go on."""
+    """Raise if the directory holds a search of another space; KerasTuner would continue it."""
     hypermodel = tuner.hypermodel
     names = {name for space in hypermodel._spaces for name in space.names}
     asked = kt.HyperParameters()
@@ -211,15 +212,15 @@ def _check_resumed(tuner):
 
 
 def _restore_grid(oracle):
-    """What KerasTuner 1.4.8 forgets, and needs to go on with a grid: the order of its trials."""
+    """Restore the order of a grid's trials, which KerasTuner 1.4.8 forgets but needs to go on."""
     for before, trial in itertools.pairwise([None, *oracle.start_order]):
         oracle._ordered_ids.insert(trial, before)
     oracle._populate_next.extend(oracle.start_order[-1:])
 
 
 def _start_without_penalties(oracle, spaces):
-    """Let the first trial be the one with all searched weights 0."""
-    # KerasTuner keeps each oracle for ever: it must not hold the model, nor a temporary folder.
+    """Make the first trial the one in which all searched weights are 0."""
+    # KerasTuner keeps every oracle forever: it must hold neither the model nor a temporary folder.
     off = {f"{space.template.name}/weight": 0.0 for space in spaces if space.weights is not None}
     populate = oracle.populate_space
 
@@ -228,13 +229,13 @@ def _start_without_penalties(oracle, spaces):
         response = populate(trial_id)
         if is_first and response["status"] == "RUNNING":
             response["values"].update(off)
-        return response  # KerasTuner takes out the values of what is off
+        return response  # KerasTuner removes the values of what is off
 
     oracle.populate_space = populate_space
 
 
 class _ObjectiveIsLogged(keras.callbacks.Callback):
-    """Ends the search where the objective is none of the metrics; KerasTuner would go on."""
+    """Ends the search if the objective is not among the metrics; KerasTuner would go on."""
 
     def __init__(self, objective):
         super().__init__()

@@ -10,16 +10,17 @@ import numpy as np
 from keras_lgg.checks import check_positive_integer, invalid
 from keras_lgg.training.penalties import Penalty, fresh, weight_config
 
-PER_DECADE = 4  # weights that are nearer to each other train the same network, but for noise
+PER_DECADE = 4  # weights closer to each other train the same network, up to noise
 LOSS_ARGUMENTS = ("k", "power", "alpha")
 
 
 @dataclasses.dataclass(frozen=True)
 class PenaltySpace:
-    """What is searched of one penalty.
+    """What to search for one penalty.
 
-    ``weights`` is a list that begins with 0, or ``None``; ``options`` maps each argument to a dict
-    from labels to values, as a choice of KerasTuner must be of values of one type, and not None.
+    ``weights`` is a list that starts with 0, or ``None``; ``options`` maps each argument to a dict
+    from labels to values, since the values of a KerasTuner choice must have one type, and not be
+    None.
     """
 
     template: Penalty
@@ -28,11 +29,11 @@ class PenaltySpace:
 
     @property
     def names(self):
-        """Of all hyperparameters that such a penalty may have."""
+        """The names of all hyperparameters that such a penalty may have."""
         return [f"{self.template.name}/{a}" for a in ("weight", *LOSS_ARGUMENTS, "taps")]
 
     def choose(self, hp):
-        """The weight, and the label of each option, which are none where the penalty is off."""
+        """The weight, and the label of each option; no labels if the penalty is off."""
         with hp.name_scope(self.template.name):
             if self.weights is None:
                 return self._own_weight(), self._labels(hp)
@@ -53,7 +54,7 @@ class PenaltySpace:
         }
 
     def penalty(self, hp):
-        """A fresh copy of the template, as `hp` chooses it."""
+        """A fresh copy of the template, as ``hp`` chooses it."""
         weight, labels = self.choose(hp)
         chosen = {argument: self.options[argument][label] for argument, label in labels.items()}
         taps = chosen.pop("taps", self.template.taps)
@@ -67,7 +68,7 @@ class PenaltySpace:
 
 
 def penalty_spaces(templates, given):
-    """A `PenaltySpace` for each penalty, from what the arguments give for all or by name."""
+    """A `PenaltySpace` for each penalty, from arguments given for all of them or by name."""
     of_all = {
         argument: _by_penalty(argument, value, templates) for argument, value in given.items()
     }
@@ -86,7 +87,7 @@ def penalty_spaces(templates, given):
 
 
 def _by_penalty(argument, given, templates):
-    """Dict from the names of penalties to what is given for each."""
+    """Dict from the names of penalties to the argument for each."""
     names = [template.name for template in templates]
     is_of_all = not isinstance(given, Mapping)
     if argument == "taps" and not is_of_all:
@@ -124,7 +125,7 @@ def _plain(weight):
 
 
 def _labelled(argument, values, template):
-    """Dict from labels to the values to choose from, once they are known to be right."""
+    """Dict from labels to the values to choose from, checked."""
     if argument == "taps":
         if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
             raise invalid("taps", "a dict from names of your own to taps", repr(values))
@@ -137,7 +138,7 @@ def _labelled(argument, values, template):
 
 
 def _with_arguments(loss, chosen, name=""):
-    """The loss with these arguments, or itself if there are none."""
+    """The loss with these arguments, or the loss itself if there are none."""
     if not chosen:
         return loss
     config = loss.get_config()

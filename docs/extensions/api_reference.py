@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import re
 import textwrap
 
 from docutils import nodes
@@ -12,18 +13,13 @@ from sphinx.ext.intersphinx import resolve_reference_detect_inventory
 ROOT = pathlib.Path(__file__).parents[2]
 # What hints call by a short name, and the inventories by a full one.
 MODULES = {"np": "numpy", "tf": "tensorflow", "kt": "keras_tuner"}
-OUTSIDE = {
-    "ArrayLike": "numpy.typing.ArrayLike",
-    "Callable": "collections.abc.Callable",
-    "DataFrame": "pandas.DataFrame",
-    "Dataset": "tensorflow.data.Dataset",
-    "Figure": "matplotlib.figure.Figure",
-    "Iterable": "collections.abc.Iterable",
-    "Iterator": "collections.abc.Iterator",
-    "Mapping": "collections.abc.Mapping",
-    "Sequence": "collections.abc.Sequence",
-    "Series": "pandas.Series",
-}
+STANDARD = ("Callable", "Iterable", "Iterator", "Mapping", "Sequence")
+OUTSIDE = {name: f"collections.abc.{name}" for name in STANDARD} | {"Series": "pandas.Series"}
+# Hints of our own: each has a heading on this page.
+TYPES = "api/types"
+EXPLAINED = re.findall(
+    r"^## (\w+)$", (ROOT / "docs" / f"{TYPES}.md").read_text(), flags=re.MULTILINE
+)
 
 
 class Readable(ast.NodeTransformer):
@@ -108,6 +104,9 @@ def link_short_name(app, env, node, contents):
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
+    if target in EXPLAINED:
+        uri = app.builder.get_relative_uri(node["refdoc"], TYPES)
+        return nodes.reference("", "", contents, internal=True, refuri=f"{uri}#{target.lower()}")
     domain = env.get_domain("py")
     suffix = "." + target.removeprefix("lgg.").removeprefix("keras_lgg.")
     names = [name for name in domain.objects if name.endswith(suffix)]
