@@ -30,6 +30,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.katex",
     "api_reference",
+    "execution",
     "gallery",
     "figures",
 ]

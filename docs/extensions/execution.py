@@ -1,7 +1,8 @@
-"""The kernels that run the pages' code, and where what they gave is kept."""
+"""The kernels that run the pages' code, which page runs when, and where its outputs are kept."""
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import pathlib
 import tempfile
@@ -45,8 +46,35 @@ def prepare_kernels():
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ["DOCS"] = os.environ["MATPLOTLIBRC"] = str(DOCS)
     ipython = tempfile.TemporaryDirectory()
-    startup = pathlib.Path(ipython.name, "profile_default", "startup", "quiet.py")
-    startup.parent.mkdir(parents=True)
-    startup.write_text(QUIET)
+    profile = pathlib.Path(ipython.name, "profile_default")
+    profile.joinpath("startup").mkdir(parents=True)
+    profile.joinpath("startup", "quiet.py").write_text(QUIET)
+    # Kernels warn that they listen on this machine, and their client says when each starts.
+    profile.joinpath("ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    logging.getLogger("traitlets").setLevel(logging.WARNING)
     os.environ["IPYTHONDIR"] = ipython.name
     return ipython
+
+
+def spread(app, env, pages):
+    """Deal the pages that are executed out among the others.
+
+    Processes read runs of neighbouring pages: in the order of the alphabet, one of them would have
+    all tutorials.
+    """
+    executed = [page for page in pages if env.doc2path(page).suffix == ".md" and is_executed(page)]
+    others = [page for page in pages if page not in executed]
+    stride = len(others) // max(1, len(executed))
+    dealt = []
+    for i, page in enumerate(executed):
+        dealt += [page, *others[i * stride : (i + 1) * stride]]
+    pages[:] = dealt + others[len(executed) * stride :]
+
+
+def is_executed(page):
+    return "```{code-cell}" in (DOCS / f"{page}.md").read_text()
+
+
+def setup(app):
+    app.connect("env-before-read-docs", spread)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
