@@ -30,10 +30,6 @@ def geometry(args, jit):
     sizes = (128, 512) if args.quick else (128, 512, 2048, 8192)
     widths = (64,) if args.quick else (64, 128, 512)
     common = {"jit": jit, "seconds": args.seconds}
-
-    def networks(cases):
-        return list(cases)[: 1 if args.quick else None]
-
     yield "Loss and gradient, against the dense form", losses.ratios(sizes, widths, **common)
     yield (
         "Loss and gradient, against the bare matrix products",
@@ -47,6 +43,15 @@ def geometry(args, jit):
         "Peak memory above the inputs, in MiB (dense form in brackets)",
         memory.peaks((512,) if args.quick else (2048, 8192, 32_768), d=128, jit=jit),
     )
+
+
+def training_steps(args, jit):
+    """Caption and rows of each table on steps of `fit`."""
+    common = {"jit": jit, "seconds": args.seconds}
+
+    def networks(cases):
+        return list(cases)[: 1 if args.quick else None]
+
     yield (
         "Training steps with a smoothness penalty",
         steps.geometry_steps(networks(steps.PENALIZED), **common),
@@ -146,6 +151,7 @@ def retrieval(args, jit):
 
 PARTS = {
     "geometry": geometry,
+    "steps": training_steps,
     "compilation": compiling,
     "micro_batches": micro_batches,
     "scale": scale,
