@@ -160,7 +160,8 @@ def rows(shapes):
 
 
 def main():
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={REPLICAS}"
+    devices = f"--xla_force_host_platform_device_count={REPLICAS}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
     import keras
 
     if keras.backend.backend() == "tensorflow":

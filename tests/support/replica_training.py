@@ -31,7 +31,8 @@ ARGS = PARSER.parse_args()
 REPLICAS, SAMPLES, GLOBAL = ARGS.replicas, ARGS.samples, not ARGS.local
 BATCH, EPOCHS = 16, 5
 if ARGS.process is None:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={REPLICAS}"
+    devices = f"--xla_force_host_platform_device_count={REPLICAS}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
 
 import keras
 import numpy as np
