@@ -62,6 +62,7 @@ nb_execution_in_temp = True  # the pages write files
 nb_execution_timeout = 240  # seconds a cell
 nb_execution_show_tb = True
 nb_output_stderr = "remove"  # where TensorFlow speaks of devices
+nb_merge_streams = True
 nb_render_markdown_format = "myst"  # which has tables
 nb_ipywidgets_js = {}  # no widgets, nothing from the network
 
@@ -82,6 +83,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # `api_reference` takes those of the source
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # whose types are those of a program that runs
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Call arguments", "params_style"), "Reference"]

@@ -1,4 +1,4 @@
-"""Image classification sets, as ready pipelines and as arrays.
+"""Image classification sets, as ready pipelines and as arrays::
 
     pipelines(source, ...)   tf.data pipelines: train, validation, test
     arrays(name, ...)        the same splits as NumPy arrays of pixels

@@ -143,6 +143,8 @@ def test_python_code_is_executed(page):
     assert kinds <= BLOCKS, "Python in a {code-cell}, so that the build runs it"
     if "{code-cell}" in kinds:
         assert text.startswith("---\nfile_format: mystnb\n"), "else no cell is executed"
+    code = re.compile(r"^ *(`{3,}).*?^ *\1$", re.MULTILINE | re.DOTALL)
+    assert not re.search(r"^ *%", code.sub("", text), re.MULTILINE), "MyST takes % for a comment"
     assert "skip-execution" not in text
     assert "raises-exception" not in text
 

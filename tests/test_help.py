@@ -42,5 +42,5 @@ def test_an_option_says_what_it_is_by_default():
     command = [sys.executable, str(EXAMPLES / "distillation.py"), "--help"]
     said = " ".join(subprocess.run(command, capture_output=True, text=True).stdout.split())
     assert "number of seeds; by default 3" in said
-    assert "--temperature TEMPERATURE of the logits; by default 4.0" in said
+    assert "--temperature TEMPERATURE temperature of the logits; by default 4.0" in said
     assert "SUPPRESS" not in said

@@ -62,8 +62,18 @@ def written_signature(function, *, is_bound):
     for argument in [*given, arguments.vararg, arguments.kwarg]:
         if argument is not None:
             argument.annotation = readable(argument.annotation)
+    arguments.defaults = [valued(d, function) for d in arguments.defaults]
+    arguments.kw_defaults = [d and valued(d, function) for d in arguments.kw_defaults]
     returns = readable(written.returns)
     return f"({ast.unparse(arguments)})", returns and ast.unparse(returns)
+
+
+def valued(default, function):
+    """A default, and for the name of a constant its value."""
+    if not isinstance(default, ast.Name):
+        return default
+    value = inspect.unwrap(function).__globals__[default.id]
+    return ast.Constant(value) if isinstance(value, str | int | float | tuple) else default
 
 
 def signature_of_fields(record):

@@ -73,7 +73,7 @@ def guides():
     """The other pages whose code is executed."""
     executed = "---\nfile_format: mystnb\n"
     paths = [path for path in DOCS.glob("*.md") if path.read_text().startswith(executed)]
-    return [page(path.stem) for path in sorted(paths)]
+    return [page(path.stem) for path in sorted(paths) if path.stem != "index"]
 
 
 @functools.cache

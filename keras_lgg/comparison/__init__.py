@@ -1,4 +1,4 @@
-"""Does a penalty help? Models with and without it, over several seeds, by measures you choose.
+"""Does a penalty help? Models with and without it, over several seeds, by measures you choose::
 
     compare(build, penalties, data, test_data=..., measures=["accuracy", "noise_accuracy"])
 

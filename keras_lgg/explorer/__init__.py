@@ -1,4 +1,4 @@
-"""A page to look into networks: the geometry of their layers on a batch.
+"""A page to look into networks: the geometry of their layers on a batch::
 
     lgg.explore(model, x_test[:500], y_test[:500]).save("page.html")
 

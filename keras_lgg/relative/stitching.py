@@ -1,6 +1,7 @@
 """Zero-shot stitching: the encoder of one network with the decoder of another."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
@@ -108,8 +109,8 @@ class StitchingReport:
         >>> print(report.to_markdown())
         | accuracy | self | stitched | stitched / self |
         | --- | --- | --- | --- |
-        | relative | 0.9 | 0.75 ± 0.07071 | 0.8333 |
-        | permuted anchors | 0.1125 | 0.09375 ± 0.008839 | 0.8333 |
+        | relative | 0.9 | 0.750 ± 0.071 | 0.8333 |
+        | permuted anchors | 0.1125 | 0.0938 ± 0.0088 | 0.8333 |
 
     Reference: Moschella et al., "Relative representations enable zero-shot latent space
     communication", ICLR 2023, section 5, https://arxiv.org/abs/2209.15430
@@ -134,8 +135,8 @@ class StitchingReport:
         """A table of the summary."""
         lines = [f"| {self.metric} | self | stitched | stitched / self |", "| --- " * 4 + "|"]
         for name, row in self.summary().items():
-            cells = f"{row['self']:.4g} | {row['stitched']:.4g} ± {row['spread']:.4g}"
-            lines.append(f"| {name} | {cells} | {row['ratio']:.4g} |")
+            stitched = _with_spread(row["stitched"], row["spread"])
+            lines.append(f"| {name} | {row['self']:.4g} | {stitched} | {row['ratio']:.4g} |")
         return "\n".join(lines)
 
     def _matrices(self):
@@ -146,6 +147,14 @@ class StitchingReport:
             "translated": self.translated,
         }
         return {name: matrix for name, matrix in matrices.items() if matrix is not None}
+
+
+def _with_spread(mean, spread):
+    """``mean ± spread``, with two digits of the spread that are not zeros before it."""
+    if not spread > 0:
+        return f"{mean:.4g} ± {spread:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
 @overload

@@ -1,5 +1,7 @@
 """How good an embedding is for retrieval: do samples find those that are like them?
 
+::
+
     evaluate(queries, keys)      recall, precision and mean ranks, by labels or by pairs
     neighbours(queries, keys)    the nearest keys themselves
 
