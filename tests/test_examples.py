@@ -63,7 +63,7 @@ def test_robustness(run, tmp_path):
     values, page, output = run(robustness)
     check_record(page, output, "robustness", values, "digits_small_cnn")
     gain = values["smooth geometry", "clean"] - values["plain", "clean"]
-    assert f"smooth geometry, to plain: clean {gain:+.1f} points; Gaussian noise " in output
+    assert f"smooth geometry against plain: clean {gain:+.1f} points; Gaussian noise " in output
     assert list(dict.fromkeys(values.index.get_level_values("variant"))) == robustness.VARIANTS
     for variant in robustness.VARIANTS:
         rows = values[variant]
@@ -122,7 +122,7 @@ def test_distillation(run, tmp_path):
     values, page, output = run(distillation)
     check_record(page, output, "distillation", values)
     errors = values.xs("error (%)", level="metric")
-    assert "RKD-D, to student alone: error " in output
+    assert "RKD-D against student alone: error " in output
     assert "teacher, to" not in output
     variants = [name for name in distillation.COLORS if name != distillation.POOLED]
     assert list(errors.index) == ["teacher", *variants]
@@ -936,9 +936,9 @@ def test_what_a_variant_brings_is_said_of_those_that_were_measured():
     metrics = {"MRR": "max", "error (%)": "min"}
     said = common.effects(common.pd.DataFrame(rows), "plain", metrics)
     first, second = said.splitlines()
-    assert "a, to plain: MRR -3.0 ± 0.0 points; error -2.0 ± 0.0 points:" in first
-    assert "is better in error, is worse in MRR, beyond the spread over 2 seeds" in first
-    assert "b, to plain: MRR -2.0 ± 0.0 points; error +1.0 ± 0.0 points:" in second
+    assert "a against plain: MRR -3.0 ± 0.0 points; error -2.0 ± 0.0 points." in first
+    assert "Better in error, worse in MRR, beyond the spread of 2 seeds." in first
+    assert "b against plain: MRR -2.0 ± 0.0 points; error +1.0 ± 0.0 points." in second
 
 
 def test_seeds_side_by_side_give_what_one_after_the_other_gives(tmp_path, monkeypatch):

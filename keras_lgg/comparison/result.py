@@ -44,7 +44,7 @@ class Comparison:
         >>> errors = Measure("error", lambda network, x, y: 0.0, best="min", is_share=True)
         >>> values = {"plain": {"error": np.array([4.0, 5])}, "ours": {"error": np.array([3.0, 3])}}
         >>> print(Comparison(values, [errors], [0, 1]).verdict())
-        ours, to plain: error -1.5 ± 0.7 points: is better in error, beyond the spread over 2 seeds.
+        ours against plain: error -1.5 ± 0.7 points. Better in error, beyond the spread of 2 seeds.
     """
 
     values: dict[str, dict[str, np.ndarray]]
@@ -70,25 +70,27 @@ class Comparison:
         }
 
     def verdict(self) -> str:
-        """One sentence per variant: what it gains and loses, and whether beyond the spread."""
-        return "\n".join(self._sentence(*each) for each in self.effects().items())
+        """One line per variant: what it gains and loses, and whether beyond the spread."""
+        return "\n".join(self._line(*each) for each in self.effects().items())
 
-    def _sentence(self, variant, effects):
+    def _line(self, variant, effects):
         parts = [
             f"{measure.name} {_signed(*effects[measure.name], measure)}"
             for measure in self.measures
         ]
         better = [m.name for m in self.measures if _is_beyond(effects[m.name], m.best)]
         worse = [m.name for m in self.measures if _is_beyond(effects[m.name], _other(m.best))]
-        said = [f"is better in {' and '.join(better)}"] if better else []
-        said += [f"is worse in {' and '.join(worse)}"] if worse else []
+        said = [f"better in {' and '.join(better)}"] if better else []
+        said += [f"worse in {' and '.join(worse)}"] if worse else []
         if len(self.seeds) == 1:
-            conclusion = "of one seed, which has no spread"
+            conclusion = "One seed has no spread."
         elif said:
-            conclusion = f"{', '.join(said)}, beyond the spread over {len(self.seeds)} seeds"
+            found = ", ".join(said)
+            where = f"beyond the spread of {len(self.seeds)} seeds"
+            conclusion = f"{found[0].upper()}{found[1:]}, {where}."
         else:
-            conclusion = f"all within the spread over {len(self.seeds)} seeds"
-        return f"{variant}, to {self.baseline}: {'; '.join(parts)}: {conclusion}."
+            conclusion = f"All within the spread of {len(self.seeds)} seeds."
+        return f"{variant} against {self.baseline}: {'; '.join(parts)}. {conclusion}"
 
     def to_frame(self) -> DataFrame:
         """A pandas DataFrame, one row per run: ``variant``, ``seed``, one column per measure."""
@@ -121,7 +123,8 @@ class Comparison:
         return f"{self.to_markdown()}\n\n{self.verdict()}"
 
     def _repr_markdown_(self) -> str:
-        return str(self)
+        lines = self.verdict().splitlines()
+        return "\n".join([self.to_markdown(), "", *(f"* {line}" for line in lines)])
 
     def plot(self, **options: Any) -> Figure:
         """The figure that `plots.effects` draws of these values; it takes the same options."""

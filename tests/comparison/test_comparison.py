@@ -207,29 +207,29 @@ class TestResult:
 
     def test_a_gain(self):
         assert self.FOUND.verdict() == (
-            "smooth, to plain: accuracy +3.0 ± 1.0 points; mean_squared_error +0.000 ± 0.500: "
-            "is better in accuracy, beyond the spread over 3 seeds."
+            "smooth against plain: accuracy +3.0 ± 1.0 points; mean_squared_error +0.000 ± 0.500. "
+            "Better in accuracy, beyond the spread of 3 seeds."
         )
 
     def test_a_loss_of_what_is_best_small(self):
         found = measured(([90, 90], [1.0, 2.0]), ([80, 81], [1.5, 2.6]))
         assert found.verdict().endswith(
-            "is worse in accuracy and mean_squared_error, beyond the spread over 2 seeds."
+            ". Worse in accuracy and mean_squared_error, beyond the spread of 2 seeds."
         )
         found = measured(([90, 90], [1.0, 2.0]), ([90, 90], [0.5, 1.4]))
         assert found.verdict().endswith(
-            "is better in mean_squared_error, beyond the spread over 2 seeds."
+            ". Better in mean_squared_error, beyond the spread of 2 seeds."
         )
 
     def test_nothing_beyond_the_spread(self):
         found = measured(([90, 92], [1.0, 1.0]), ([95, 90], [1.0, 1.0]))
-        assert found.verdict().endswith("all within the spread over 2 seeds.")
+        assert found.verdict().endswith(". All within the spread of 2 seeds.")
 
     def test_one_seed(self):
         found = measured(([90], [1.0]), ([95], [0.5]))
         assert found.verdict() == (
-            "smooth, to plain: accuracy +5.0 points; mean_squared_error -0.500: of one seed, which "
-            "has no spread."
+            "smooth against plain: accuracy +5.0 points; mean_squared_error -0.500. "
+            "One seed has no spread."
         )
 
     def test_the_table(self):
