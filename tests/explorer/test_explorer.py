@@ -199,6 +199,7 @@ class TestNumbers:
         np.testing.assert_allclose(found.measures()["label_smoothness"], 0, atol=1e-3)
 
 
+@pytest.mark.once
 class TestPlaces:
     def test_neighbours_lie_near(self, rows):
         unit = rows[0] / np.linalg.norm(rows[0], axis=1, keepdims=True)
@@ -419,6 +420,7 @@ def saved(tmp_path):
     return save
 
 
+@pytest.mark.once
 class TestPage:
     def test_nothing_comes_from_afar(self, saved):
         page = saved(network(), X, LABELS, images=PICTURES)
@@ -504,6 +506,7 @@ def tile(shown, index):
     return sheet_of(shown)[top : top + height, left : left + width]
 
 
+@pytest.mark.once
 class TestSamples:
     def test_pictures_as_they_are(self):
         shown = samples.samples_of(X, PICTURES)

@@ -9,6 +9,7 @@ import pytest
 
 from keras_lgg.manifolds import LatentManifold, Level, ManifoldReport
 
+pytestmark = pytest.mark.once
 SIGMAS = (0.0, 0.1, 0.5)
 SHAPE = (3, 4, 20)  # of largest ranks 3, 4 and 11: 20 channels at 12 positions
 FULL = [3, 4, 11]
