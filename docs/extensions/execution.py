@@ -1,4 +1,4 @@
-"""The kernels that run the pages' code, which page runs when, and where its outputs are kept."""
+"""The kernels that run the pages' code, side by side, and where its outputs are kept."""
 
 import hashlib
 import importlib.metadata
@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 
 from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
 
 DOCS = pathlib.Path(__file__).parents[1]
 PACKAGE = DOCS.parent / "keras_lgg"
@@ -56,25 +57,31 @@ def prepare_kernels():
     return ipython
 
 
-def spread(app, env, pages):
-    """Deal the pages that are executed out among the others.
+def execute(app, env, pages):
+    """Run the code of all pages, side by side; when a page is read, its outputs are kept already.
 
-    Processes read runs of neighbouring pages: in the order of the alphabet, one of them would have
-    all tutorials.
+    A build in several processes hands each of them a run of neighbouring pages: one of them would
+    have all tutorials.
     """
-    executed = [page for page in pages if env.doc2path(page).suffix == ".md" and is_executed(page)]
-    others = [page for page in pages if page not in executed]
-    stride = len(others) // max(1, len(executed))
-    dealt = []
-    for i, page in enumerate(executed):
-        dealt += [page, *others[i * stride : (i + 1) * stride]]
-    pages[:] = dealt + others[len(executed) * stride :]
+    if app.config.nb_execution_mode != "cache":
+        return
+    kept = get_cache(app.config.nb_execution_cache_path)
+    executed = [path for page in pages if is_executed(path := env.doc2path(page))]
+    for path in reversed(executed):  # tutorials first, which take longest
+        kept.add_nb_to_project(str(path), read_data={"name": "myst_nb_md", "type": "plugin"})
+    if executed:
+        logger = logging.getLogger(__name__)
+        logger.setLevel(logging.WARNING)  # of the processes, too
+        # What fails is run again when its page is read, which says why.
+        load_executor("temp-parallel", kept, logger).run_and_cache(
+            filter_uris=list(map(str, executed)), timeout=app.config.nb_execution_timeout
+        )
 
 
-def is_executed(page):
-    return "```{code-cell}" in (DOCS / f"{page}.md").read_text()
+def is_executed(path):
+    return path.suffix == ".md" and "```{code-cell}" in path.read_text()
 
 
 def setup(app):
-    app.connect("env-before-read-docs", spread)
+    app.connect("env-before-read-docs", execute)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
