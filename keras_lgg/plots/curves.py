@@ -73,7 +73,8 @@ def smoothness(
     _draw_curves(axis, places, runs)
     style.heighten(figure, style.name_places(axis, places, layers, style.AXIS))
     if min(each.min() for each in runs.values()) >= 0:
-        axis.set_ylim(0, None)
+        # With the usual room above, in which markers at the top are whole.
+        axis.set_ylim(0, 1.05 * axis.dataLim.ymax or None)
     axis.set(xlabel="layer", ylabel=style.wrapped(ylabel, 1.75, 8))
     axis.set_title(style.wrapped(title, style.AXIS, 8))
     _finish(figure, axis, runs.values())

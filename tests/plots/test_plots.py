@@ -569,7 +569,11 @@ class TestSmoothness:
         assert len(axis.collections) == 0
         assert figure.legends[0].get_title().get_text() == ""
         assert (axis.get_ylabel(), axis.get_title()) == ("rank", "Ranks")
-        assert axis.get_ylim()[0] == 0
+        assert axis.get_ylim() == pytest.approx((0, 1.05 * 0.3))
+
+    def test_zeros(self):
+        (axis,) = plots.smoothness({"a": [0.0, 0.0]}, BLOCKS[:2]).axes
+        assert axis.get_ylim()[0] == 0 < axis.get_ylim()[1]
 
     def test_seeds_that_differ_in_number(self):
         figure = plots.smoothness({"a": RNG.random((3, 1)), "b": RNG.random((5, 1))}, ["x"])
