@@ -91,17 +91,14 @@ toc_object_entries_show_parents = "hide"
 
 # A build has no network: what others document is listed here, by hand.
 intersphinx_mapping = {
-    path.stem: (address, str(path))
-    for path, address in (
-        (DOCS / "inventories" / f"{name}.inv", address)
-        for name, address in {
-            "keras": "https://keras.io",
-            "numpy": "https://numpy.org/doc/stable",
-            "pandas": "https://pandas.pydata.org/docs",
-            "matplotlib": "https://matplotlib.org/stable",
-            "python": "https://docs.python.org/3",
-            "sklearn": "https://scikit-learn.org/stable",
-            "tensorflow": "https://www.tensorflow.org",
-        }.items()
-    )
+    name: (address, str(DOCS / "inventories" / f"{name}.inv"))
+    for name, address in {
+        "keras": "https://keras.io",
+        "numpy": "https://numpy.org/doc/stable",
+        "pandas": "https://pandas.pydata.org/docs",
+        "matplotlib": "https://matplotlib.org/stable",
+        "python": "https://docs.python.org/3",
+        "sklearn": "https://scikit-learn.org/stable",
+        "tensorflow": "https://www.tensorflow.org",
+    }.items()
 }

@@ -140,7 +140,7 @@ def link_source(app, page, template, context, doctree):
         return
     thing = inspect.unwrap(imported(page.removeprefix("api/generated/")))
     path = pathlib.Path(inspect.getsourcefile(thing)).relative_to(ROOT)
-    repository = app.config.html_theme_options["source_repository"].rstrip("/")
+    repository = app.config.html_theme_options["source_repository"]
     branch = app.config.html_theme_options["source_branch"]
     context["theme_source_view_link"] = f"{repository}/blob/{branch}/{path}"
     context["theme_source_edit_link"] = f"{repository}/edit/{branch}/{path}"

@@ -99,11 +99,15 @@ def uses(example):
     return found
 
 
-def documented(app, things):
+@functools.cache
+def reference():
+    """The classes and functions that have a page, by their full names."""
+    return {path.stem: imported(path.stem) for path in (DOCS / "api" / "generated").glob("*.rst")}
+
+
+def documented(things):
     """Full names, as the reference lists them, of some of its classes and functions."""
-    stubs = (DOCS / "api" / "generated").glob("*.rst")
-    values = {path.stem: imported(path.stem) for path in stubs}
-    return [name for name, value in values.items() if any(value is thing for thing in things)]
+    return [name for name, value in reference().items() if any(value is t for t in things)]
 
 
 def link_to(env, name, *children):
@@ -142,7 +146,7 @@ class Example(SphinxDirective):
 
     def run(self):
         example = page(self.env.docname)
-        repository = self.config.html_theme_options["source_repository"].rstrip("/")
+        repository = self.config.html_theme_options["source_repository"]
         owner = repository.removeprefix("https://github.com/")
         branch = self.config.html_theme_options["source_branch"]
         file = f"notebooks/{example.name}.ipynb"
@@ -161,7 +165,7 @@ class Example(SphinxDirective):
         return [links, *self.names(example), *self.listing(example)]
 
     def names(self, example):
-        used = documented(self.env.app, uses(example))
+        used = documented(uses(example))
         if not used:
             return []
         text = nodes.paragraph("", "Uses ")
