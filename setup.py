@@ -38,7 +38,13 @@ EXTRAS = {
     "graphs": ["scikit-learn>=1.5"],
     "jax": ["jax>=0.4.35"],
     "torch": ["torch>=2.4"],
-    "examples": ["matplotlib>=3.8", "scikit-learn>=1.5", "pandas>=2.2", "bokeh>=3.9"],
+    "examples": [
+        "matplotlib>=3.8",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "pandas>=2.2",
+        "bokeh>=3.9",
+    ],
 }
 # With what the pages run.
 EXTRAS["docs"] = [

@@ -1107,7 +1107,8 @@ def test_default_weights(run):
     rows = values.xs("test", level="metric")
     assert list(dict.fromkeys(rows.index)) == ["RKD-D", "graph smoothness"]
     for name in rows.index.unique():
-        none, default, much = rows[name]
+        default, none, at_once, much = rows[name]
+        assert default != at_once
         assert min(none, default) > 60
         assert much < default, "a thousandfold ruins the network"
         assert f"{default - none:.1f}" in page
@@ -1115,10 +1116,10 @@ def test_default_weights(run):
 
 
 def test_what_the_search_of_a_weight_finds():
-    """The best on validation, with its test score; the default is multiple 1."""
+    """The best on validation, with its test score, among the weights from the first step."""
     import default_weights as example
 
-    scores = {0.0: (90, 80, 40), 1.0: (91, 83, 45), 10.0: (92, 81, 60)}
+    scores = {-1.0: (99, 83, 45), 0.0: (90, 80, 40), 1.0: (91, 82, 46), 10.0: (92, 81, 60)}
     frame = common.pd.DataFrame(
         [
             {"variant": "a", "task": "digits", "batch": 32, "seed": 0, "multiple": m, **row}
@@ -1131,4 +1132,5 @@ def test_what_the_search_of_a_weight_finds():
     )
     (found,) = example.compared(frame).to_dict("records")
     assert (found["default"], found["search"], found["none"]) == (83, 81, 80)
+    assert found["at once"] == 82
     assert found["noise"] == 5

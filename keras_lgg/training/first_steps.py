@@ -6,7 +6,7 @@ read once per epoch. So no later step has to wait.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -21,7 +21,7 @@ from keras_lgg.training.remarks import (
     unbounded_embeddings,
     warn,
 )
-from keras_lgg.training.weights import DEFAULT
+from keras_lgg.training.weights import DEFAULT, mean_share
 
 STEPS = 3  # that are checked
 
@@ -119,21 +119,34 @@ class FirstSteps:
         """Warn of penalties that are far from the loss of the task."""
         fixed = [penalty for penalty in self._model.penalties if penalty.balance is None]
         weights = [self._weight(penalty, value_of) for penalty in fixed]
-        shares = [
-            weight * logs[penalty.name] for penalty, weight in zip(fixed, weights, strict=True)
-        ]
-        task = logs["loss"] - sum(shares)
+        shares = [weight.full * logs[p.name] for p, weight in zip(fixed, weights, strict=True)]
+        added = [weight.so_far * logs[p.name] for p, weight in zip(fixed, weights, strict=True)]
+        task = logs["loss"] - sum(added)
         for penalty, weight, share in zip(fixed, weights, shares, strict=True):
             if penalty.name in self._warned:
                 continue
-            remark = far_off(penalty, weight, share, task, self._n, at_last=self._steps == STEPS)
+            at_last = self._steps == STEPS
+            remark = far_off(penalty, weight.full, share, task, self._n, at_last=at_last)
             if remark is not None:
                 self._warned.add(penalty.name)
                 warn(remark)
 
     def _weight(self, penalty, value_of):
         weight = float(value_of(penalty.weight))
-        return default_weight(penalty.loss, self._n) if weight == DEFAULT else weight
+        if weight != DEFAULT:
+            return Weight(weight, weight)
+        default = default_weight(penalty.loss, self._n)
+        # The logs are means over the steps of this epoch.
+        steps = self._steps * self._model.steps_per_execution
+        share = mean_share(float(value_of(penalty._steps)), steps)
+        return Weight(default, share * default)
+
+
+class Weight(NamedTuple):
+    """A weight after its warm-up, and on average over the steps so far."""
+
+    full: float
+    so_far: float
 
 
 class LossGuard(keras.callbacks.Callback):

@@ -17,7 +17,13 @@ from keras_lgg.losses.base import GeometryLoss, mean
 from keras_lgg.losses.cross_batch import CrossBatch
 from keras_lgg.training.balance import Balance
 from keras_lgg.training.paths import paths_of
-from keras_lgg.training.weights import DEFAULT, PenaltyWeight, unassignable
+from keras_lgg.training.weights import (
+    DEFAULT,
+    PenaltyWeight,
+    counted_steps,
+    next_share,
+    unassignable,
+)
 from keras_lgg.types import Taps, Tensor
 
 FRACTION = 0.1  # of a balanced weight
@@ -54,7 +60,8 @@ class Penalty:
             ``None`` is the output of the model. A loss on single layers is averaged over its taps.
         weight: Factor of the penalty in the total loss, a number of at least 0. ``None`` takes the
             default of the loss for the batch size, ``loss.default_weight(n)``, which suits most
-            networks: see :doc:`/which_loss`. ``"balanced"``: see above.
+            networks: see :doc:`/which_loss`. In ``fit``, it is reached in even steps over the first
+            100 steps of training. ``"balanced"``: see above.
         name: Name of the metric that logs the unweighted value; by default that of the loss.
         pool: How a representation ``(n, T, ..., c)`` with positions (tokens, pixels) becomes one
             vector per sample: ``None`` flattens all positions, ``"mean"`` and ``"max"`` run over
@@ -101,6 +108,7 @@ class Penalty:
         self.balance = balance_of(weight, fraction)
         if self.balance is None:
             self._weight = PenaltyWeight(checked_weight(weight), "penalty_weight")
+            self._steps = counted_steps(self._weight)
         self.name = name or getattr(loss, "name", None) or _snake_case(type(loss).__name__)
         self.labels = labels
         check_pool(pool)
@@ -116,8 +124,10 @@ class Penalty:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The variables to track: the weight, or those that a balanced one is computed from."""
-        return [self._weight] if self.balance is None else self.balance.variables
+        """The variables to track: the weight, or those that it is computed from."""
+        if self.balance is not None:
+            return self.balance.variables
+        return [self._weight] if self._steps is None else [self._weight, self._steps]
 
     def __repr__(self) -> str:
         others = [(n, getattr(self, n)) for n in ("pool", "mask", "labels")]
@@ -129,7 +139,7 @@ class Penalty:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "taps": self.taps,
-            **weight_config(self),
+            **saved_weight(self),
             "name": self.name,
             "labels": self.labels,
             "pool": self.pool,
@@ -138,8 +148,7 @@ class Penalty:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        loss = keras.saving.deserialize_keras_object(config["loss"])
-        return cls(**{**config, "loss": loss})
+        return restored(cls, config)
 
 
 def named_taps(penalties):
@@ -268,7 +277,7 @@ def weight_words(penalty):
     return "a balanced weight" if weight == "balanced" else f"weight {_shown(weight)}"
 
 
-def weighted_value(penalty, value, batch, training):
+def weighted_value(penalty, value, batch, training, *, warm_up=True):
     """The term that a value of a penalty adds to the total loss.
 
     Args:
@@ -276,20 +285,24 @@ def weighted_value(penalty, value, batch, training):
         value: Scalar tensor.
         batch: Number of samples that this replica holds.
         training: Whether a balanced weight follows this step.
+        warm_up: Whether a default weight grows over the first steps of a training.
     """
     if penalty.balance is not None and training:
         return penalty.balance.weighted(value)
-    return ops.cast(weight_in_use(penalty, batch), value.dtype) * value
+    weight = penalty.weight
+    if penalty.balance is None and penalty._steps is not None:
+        default = default_in_use(penalty.loss, batch)
+        if training and warm_up:
+            default = next_share(penalty._steps) * default
+        weight = ops.convert_to_tensor(weight)
+        weight = ops.where(weight == DEFAULT, default, weight)
+    return ops.cast(weight, value.dtype) * value
 
 
-def weight_in_use(penalty, batch):
-    """The factor of a penalty, or of a `GeometryPenalty`, for batches of this size."""
-    loss, weight = penalty.loss, penalty.weight
-    if not isinstance(weight, PenaltyWeight) or not weight.may_be_default:
-        return weight
+def default_in_use(loss, batch):
+    """The default weight of a loss, for batches of which this replica holds so many samples."""
     n = replicas.graph_size(batch, getattr(loss, "global_graph", True))
-    weight = ops.convert_to_tensor(weight)
-    return ops.where(weight == DEFAULT, default_weight(loss, n), weight)
+    return default_weight(loss, n)
 
 
 def default_weight(loss, n):
@@ -303,6 +316,25 @@ def weight_config(penalty):
         return {"weight": "balanced", "fraction": penalty.balance.fraction}
     weight = float(penalty.weight)
     return {"weight": None if weight == DEFAULT else weight}
+
+
+def saved_weight(penalty):
+    """The entries of a config that restore its weight, and no other variables than it has now."""
+    found = weight_config(penalty)
+    if penalty.balance is not None or penalty._steps is None or found["weight"] is None:
+        return found
+    return {"weight": None, "assigned_weight": found["weight"]}
+
+
+def restored(cls, config):
+    """A penalty, or a `GeometryPenalty`, from its config."""
+    loss = keras.saving.deserialize_keras_object(config["loss"])
+    config = {**config, "loss": loss}
+    assigned = config.pop("assigned_weight", None)
+    penalty = cls(**config)
+    if assigned is not None:
+        penalty.weight.assign(assigned)
+    return penalty
 
 
 def checked_weight(weight):

@@ -17,11 +17,12 @@ from keras_lgg.training.penalties import (
     loss_needs_labels,
     loss_on_layers,
     memories_of,
-    weight_config,
+    restored,
+    saved_weight,
     weighted_value,
 )
 from keras_lgg.training.rebuilding import is_graph, layers_of, rebuilt
-from keras_lgg.training.weights import PenaltyWeight, unassignable
+from keras_lgg.training.weights import PenaltyWeight, counted_steps, unassignable
 from keras_lgg.types import Tensor
 
 
@@ -38,7 +39,8 @@ class GeometryPenalty(keras.layers.Layer):
         loss: A loss of `keras_lgg.losses` that needs no teacher, or a Keras loss of
             ``(labels, representation)``.
         weight: Factor of the loss, at least 0, kept as the variable ``layer.weight``. ``None`` is
-            the default of the loss for the size of the batch. ``"balanced"`` keeps the gradient of
+            the default of the loss for the size of the batch, reached in even steps over the first
+            100 steps of training. ``"balanced"`` keeps the gradient of
             the loss at ``fraction`` of that of the task, see `Penalty`, measured at the last of the
             inputs.
         pool: How a representation ``(n, T, ..., c)`` with positions becomes one vector per sample:
@@ -100,6 +102,7 @@ class GeometryPenalty(keras.layers.Layer):
         if self.balance is None:
             with self._open_name_scope():
                 self._weight = PenaltyWeight(checked_weight(weight), "weight")
+                self._steps = counted_steps(self._weight)
         else:  # in a list, where Keras finds them
             self._weight = self.balance.variables
         # On JAX, Keras keeps the metrics out of the forward pass.
@@ -185,14 +188,13 @@ class GeometryPenalty(keras.layers.Layer):
         return {
             **super().get_config(),
             "loss": keras.saving.serialize_keras_object(self.loss),
-            **weight_config(self),
+            **saved_weight(self),
             "pool": self.pool,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        loss = keras.saving.deserialize_keras_object(config["loss"])
-        return cls(**{**config, "loss": loss})
+        return restored(cls, config)
 
 
 def without_penalties(model: keras.Model) -> keras.Model:

@@ -98,6 +98,8 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
     def loss(self, y: Tensor | None = None, *, training: bool = True) -> Tensor:
         """The sum of ``weight * value`` over the penalties, to be added to the loss of the step.
 
+        A default weight has its full strength from the first step.
+
         Args:
             y: Class labels, if a penalty needs them; or the targets, among which each `Penalty`
                 finds its ``labels``.
@@ -124,7 +126,9 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         batch = batch_size(x)
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
-            total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)
+            # Whether a step of one's own keeps the count of a warm-up is not known here.
+            term = weighted_value(penalty, value, batch, training, warm_up=False)
+            total = total + ops.cast(term, total.dtype)
         return total
 
     def _seen_by(self, call, x, training):

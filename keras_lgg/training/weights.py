@@ -3,10 +3,14 @@
 import weakref
 
 import keras
+from keras import ops
 
 from keras_lgg.training import internals
 
 DEFAULT = -1.0  # no weight given; not NaN, which users look for among the weights of a model
+# Training steps until a default weight has its full strength: before anything is learnt, a strong
+# penalty can lead a network to where the loss of the task is flat.
+WARM_UP = 100
 
 
 class PenaltyWeight(keras.Variable):
@@ -54,6 +58,33 @@ class PenaltyWeight(keras.Variable):
                 model.jax_state_sync()
         finally:
             self._is_asking = False
+
+
+def counted_steps(weight):
+    """A variable that counts the steps of a warm-up, or ``None`` for a weight that has none."""
+    if not weight.may_be_default:
+        return None
+    return keras.Variable(
+        ops.zeros(()),
+        trainable=False,
+        dtype="float32",
+        autocast=False,
+        aggregation="only_first_replica",
+        name="penalty_steps",
+    )
+
+
+def next_share(steps):
+    """The share of a default weight in the present step, which is counted."""
+    reached = ops.minimum(steps + 1.0, float(WARM_UP))
+    steps.assign(reached)
+    return reached / WARM_UP
+
+
+def mean_share(steps, last):
+    """The mean share of a default weight over the last few of the steps that were counted."""
+    shares = [min(max(steps - i, 0.0), WARM_UP) / WARM_UP for i in range(last)]
+    return sum(shares) / last
 
 
 def unassignable(penalty, value):
