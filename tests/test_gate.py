@@ -146,6 +146,9 @@ CALLS = {
     ),
     "RelationalDistance": (losses.RelationalDistance(), {"y_true": OTHER, "y_pred": X}, {}),
     "RelationalAngle": (losses.RelationalAngle(), {"y_true": OTHER, "y_pred": X}, {}),
+    "SimilarityPreserving": (losses.SimilarityPreserving(), {"y_true": OTHER, "y_pred": X}, {}),
+    "ProbabilisticTransfer": (losses.ProbabilisticTransfer(), {"y_true": OTHER, "y_pred": X}, {}),
+    "CorrelationCongruence": (losses.CorrelationCongruence(), {"y_true": OTHER, "y_pred": X}, {}),
     "SmoothnessVariation": (
         losses.SmoothnessVariation(),
         {"y_true": LABELS, "y_pred": [X, OTHER]},

@@ -16,6 +16,12 @@ References:
         neural network robustness", https://arxiv.org/abs/1805.10133
     [5] Park et al., "Relational knowledge distillation", CVPR 2019,
         https://arxiv.org/abs/1904.05068
+    [6] Tung and Mori, "Similarity-preserving knowledge distillation", ICCV 2019,
+        https://arxiv.org/abs/1907.09682
+    [7] Passalis and Tefas, "Learning deep representations with probabilistic knowledge transfer",
+        ECCV 2018, https://arxiv.org/abs/1803.10837
+    [8] Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019,
+        https://arxiv.org/abs/1904.01802
 """
 
 from keras_lgg.losses.base import GeometryLoss
@@ -34,6 +40,14 @@ from keras_lgg.losses.embedding import (
     graph_smoothness,
     target_graph,
 )
+from keras_lgg.losses.similarities import (
+    CorrelationCongruence,
+    ProbabilisticTransfer,
+    SimilarityPreserving,
+    correlation_congruence,
+    probabilistic_transfer,
+    similarity_preserving,
+)
 from keras_lgg.losses.variation import (
     GraphVariation,
     SmoothnessVariation,
@@ -42,20 +56,26 @@ from keras_lgg.losses.variation import (
 )
 
 __all__ = [
+    "CorrelationCongruence",
     "CrossBatch",
     "GeometryLoss",
     "GraphDistillation",
     "GraphSmoothness",
     "GraphVariation",
+    "ProbabilisticTransfer",
     "RelationalAngle",
     "RelationalDistance",
+    "SimilarityPreserving",
     "SmoothnessVariation",
     "TargetGraph",
+    "correlation_congruence",
     "graph_distillation",
     "graph_smoothness",
     "graph_variation",
+    "probabilistic_transfer",
     "relational_angle",
     "relational_distance",
+    "similarity_preserving",
     "smoothness_variation",
     "target_graph",
 ]

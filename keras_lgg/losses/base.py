@@ -14,7 +14,7 @@ from keras_lgg import checks
 from keras_lgg.graphs.arrays import REPRESENTATIONS, as_tensor, given_array
 from keras_lgg.graphs.functions import METRICS, PAIRS
 from keras_lgg.graphs.labels import FORMS, check_known
-from keras_lgg.graphs.numerics import alone
+from keras_lgg.graphs.numerics import alone, flatten_representation, in_one_dtype
 from keras_lgg.graphs.pooling import without_mask
 from keras_lgg.losses import replicas
 from keras_lgg.types import DType, Tensor
@@ -260,6 +260,14 @@ def _call_on(call, y_true, _, y_pred):
     return call(y_true, y_pred)
 
 
+def both_flattened(teacher, student):
+    """Two representations ``(n, d)`` of one batch, in one dtype."""
+    teacher = flatten_representation(teacher, "teacher")
+    student = flatten_representation(student, "student")
+    checks.check_same_length(teacher=teacher, student=student)
+    return in_one_dtype(teacher, student)
+
+
 def mean(values):
     """Mean of a list of tensors."""
     return sum(values) / len(values)
@@ -311,10 +319,12 @@ CHECKS = {
     "block_size": _check_count,
     "continuous": _pass,
     "form": _check_choice,
+    "gamma": checks.check_positive,
     "ignore_class": _check_class,
     "k": _check_count,
     "metric": _check_choice,
     "num_classes": _check_count,
+    "order": checks.check_positive_integer,
     "pairs": _check_choice,
     "power": checks.check_positive_integer,
     "relative": _pass,

@@ -14,10 +14,16 @@ from keras_lgg.graphs.differences import (
     sums_cost_less,
 )
 from keras_lgg.graphs.labels import label_signal, labels_of_pairs, memberships
-from keras_lgg.graphs.numerics import as_column, flatten_representation, in_one_dtype, safe_sqrt
+from keras_lgg.graphs.numerics import as_column, safe_sqrt
 from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.tracing import traced_once
-from keras_lgg.losses.base import GeometryLoss, as_float, check_options, row_sums
+from keras_lgg.losses.base import (
+    GeometryLoss,
+    as_float,
+    both_flattened,
+    check_options,
+    row_sums,
+)
 from keras_lgg.types import DType, Tensor
 
 
@@ -91,7 +97,7 @@ def graph_distillation(
     Latent Space Geometries with Graphs", Algorithms 14(2):39, 2021.
     """
     check_options(power=power, pairs=pairs, k=k)
-    teacher, student = _flattened(teacher, student)
+    teacher, student = both_flattened(teacher, student)
     teacher = ops.stop_gradient(teacher)
     one_hot = counted = None
     if pairs != "all":
@@ -206,11 +212,11 @@ class GraphDistillation(GeometryLoss):
     def _sums_suffice(self, y_true, y_pred, n):
         if self.k is not None or self.pairs != "all":
             return False
-        teacher, student = _flattened(y_true, y_pred)
+        teacher, student = both_flattened(y_true, y_pred)
         return sums_cost_less(n, student.shape[1], teacher.shape[1], power=self.power)
 
     def _call_by_sums(self, y_true, y_pred, *, total):
-        teacher, student = _flattened(y_true, y_pred)
+        teacher, student = both_flattened(y_true, y_pred)
         return compare_by_sums(student, ops.stop_gradient(teacher), total, power=self.power)
 
 
@@ -253,7 +259,7 @@ def relational_distance(
     Reference: Park et al., "Relational knowledge distillation", CVPR 2019,
     https://arxiv.org/abs/1904.05068.
     """
-    teacher, student = _flattened(teacher, student)
+    teacher, student = both_flattened(teacher, student)
     block = rows_of_block(ops.shape(student)[0], block_size)
     return traced_once(_compared_distances, teacher, student, block=block)
 
@@ -356,7 +362,7 @@ def relational_angle(teacher: Tensor, student: Tensor, *, arms: int = 128) -> Te
     https://arxiv.org/abs/1904.05068.
     """
     check_options(arms=arms)
-    teacher, student = _flattened(teacher, student)
+    teacher, student = both_flattened(teacher, student)
     return traced_once(_compared_angles, teacher, student, arms=arms)
 
 
@@ -416,14 +422,6 @@ class RelationalAngle(GeometryLoss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_angle(y_true, y_pred, **self._options)
-
-
-def _flattened(teacher, student):
-    """Two representations ``(n, d)`` of one batch, in one dtype."""
-    teacher = flatten_representation(teacher, "teacher")
-    student = flatten_representation(student, "student")
-    checks.check_same_length(teacher=teacher, student=student)
-    return in_one_dtype(teacher, student)
 
 
 def _one_hot(labels, dtype):

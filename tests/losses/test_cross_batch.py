@@ -27,6 +27,9 @@ ON_PAIRS = {
     "GKD, intra": losses.GraphDistillation(pairs="intra"),
     "RKD-D": losses.RelationalDistance(),
     "RKD-A": losses.RelationalAngle(),
+    "SPKD": losses.SimilarityPreserving(),
+    "PKT": losses.ProbabilisticTransfer(),
+    "CCKD": losses.CorrelationCongruence(),
 }
 
 

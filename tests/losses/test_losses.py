@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from autodiff import COMPILED, differentiable, precision, value, value_and_grads
+from autodiff import BACKEND, COMPILED, differentiable, precision, value, value_and_grads
 from backends import DTYPES_AND_MODES, FLOAT64
 from cases import LABELS, LOSSES, batch
 from keras import ops
@@ -30,6 +30,15 @@ ROWS = {
     "rkd-distance": (losses.relational_distance, reference.relational_distance, {}),
     "rkd-angle": (losses.relational_angle, reference.relational_angle, {}),
     "rkd-angle-arms": (losses.relational_angle, reference.relational_angle, {"arms": 4}),
+    "spkd": (losses.similarity_preserving, reference.similarity_preserving, {}),
+    "pkt": (losses.probabilistic_transfer, reference.probabilistic_transfer, {}),
+    "cckd": (losses.correlation_congruence, reference.correlation_congruence, {}),
+    "cckd-order": (
+        losses.correlation_congruence,
+        reference.correlation_congruence,
+        {"gamma": 1.5, "order": 4},
+    ),
+    "cckd-cosines": (losses.correlation_congruence, reference.correlation_congruence, {"order": 1}),
 }
 
 
@@ -108,6 +117,9 @@ GRADIENTS = {
     ).sum(),
     "rkd-distance": lambda x, other: reference.relational_distance(other, x).mean(),
     "rkd-angle": lambda x, other: reference.relational_angle(other, x).mean(),
+    "spkd": lambda x, other: 10 * reference.similarity_preserving(other, x).mean(),
+    "pkt": lambda x, other: 1000 * reference.probabilistic_transfer(other, x).mean(),
+    "cckd": lambda x, other: 10 * reference.correlation_congruence(other, x).mean(),
     "gsl": lambda x, other: reference.graph_smoothness(LABELS, x, alpha=0.5).sum(),
     "gsl-knn": lambda x, other: reference.graph_smoothness(LABELS, x, k=3).sum(),
     "target-rbf": lambda x, other: reference.target_graph(
@@ -131,10 +143,16 @@ def test_gradient_is_that_of_the_reference(name, kind):
     _, (found,) = value_and_grads(lambda x: LOSSES[name](x, other, LABELS), [x])
     expected = reference.numerical_gradient(lambda x: GRADIENTS[name](x, other), x)
     assert np.abs(expected).max() > 1e-4
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    # On PyTorch, all is float32, in which samples that are nearly opposite have few digits.
+    rough = BACKEND == "torch" and name == "pkt"
+    rtol = 1e-3 if rough else 1e-5
+    np.testing.assert_allclose(found, expected, atol=rtol * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name[:3] in ("gkd", "rkd")])
+DISTILLING = ("gkd", "rkd", "spkd", "pkt", "cckd")
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name.startswith(DISTILLING)])
 def test_no_gradient_reaches_the_teacher(name):
     x, teacher = batch("non-negative"), batch("non-negative", seed=1)
     _, (student_gradient, teacher_gradient) = value_and_grads(
@@ -347,6 +365,14 @@ class TestClasses:
         ),
         (losses.RelationalDistance(), T, S, losses.relational_distance),
         (losses.RelationalAngle(arms=4), T, S, lambda t, s: losses.relational_angle(t, s, arms=4)),
+        (losses.SimilarityPreserving(), T, S, losses.similarity_preserving),
+        (losses.ProbabilisticTransfer(), T, S, losses.probabilistic_transfer),
+        (
+            losses.CorrelationCongruence(gamma=1.0, order=3),
+            T,
+            S,
+            lambda t, s: losses.correlation_congruence(t, s, gamma=1.0, order=3),
+        ),
         (
             losses.GraphSmoothness(alpha=0.5, k=3),
             LABELS,
@@ -380,7 +406,13 @@ class TestClasses:
             lambda y, layers: losses.smoothness_variation(layers, y, k=3, relative=True),
         ),
     )
-    MEANS = (losses.RelationalDistance, losses.RelationalAngle)
+    MEANS = (
+        losses.RelationalDistance,
+        losses.RelationalAngle,
+        losses.SimilarityPreserving,
+        losses.ProbabilisticTransfer,
+        losses.CorrelationCongruence,
+    )
 
     @pytest.mark.parametrize(("loss", "y_true", "y_pred", "function"), CASES)
     def test_published_scale_by_default(self, loss, y_true, y_pred, function):

@@ -53,6 +53,12 @@ FORMS = {
     "relational_distance": lambda x, o, y: losses.relational_distance(o, x),
     "relational_distance blocks": lambda x, o, y: losses.relational_distance(o, x, block_size=4),
     "relational_angle": lambda x, o, y: losses.relational_angle(o, x, arms=4),
+    "similarity_preserving": lambda x, o, y: losses.similarity_preserving(o, x),
+    "similarity_preserving blocks": lambda x, o, y: losses.similarity_preserving(
+        o, x, block_size=4
+    ),
+    "probabilistic_transfer": lambda x, o, y: losses.probabilistic_transfer(o, x),
+    "correlation_congruence": lambda x, o, y: losses.correlation_congruence(o, x),
     "smoothness_variation": lambda x, o, y: losses.smoothness_variation([x, o], y),
     "smoothness_variation linear": lambda x, o, y: losses.smoothness_variation(
         [x, o], y, num_classes=3, power=2, relative=True

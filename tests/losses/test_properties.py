@@ -39,6 +39,7 @@ counts = mostly(st.one_of(st.none(), st.integers(1, 12), st.just(1000)), WRONG_C
 powers = mostly(st.integers(1, 4), [*WRONG_COUNTS, None])
 arms = mostly(st.integers(2, 12), [*WRONG_COUNTS, None, 1])
 positives = mostly(st.floats(1e-3, 1e3) | st.sampled_from([1e-30, 1e30]), [0, -1.0, np.inf, np.nan])
+gammas = mostly(st.floats(1e-3, 10.0) | st.just(1e-30), [0, -1.0, np.inf, np.nan, 1e30])
 metrics = mostly(st.sampled_from(functions.METRICS), ["euclidean", None])
 pairs = mostly(st.sampled_from(functions.PAIRS), ["both"])
 known_classes = mostly(st.sampled_from([None, 4]), [2, 0])
@@ -125,6 +126,18 @@ def test_relational(data):
     block_size, several = data.draw(counts), data.draw(arms)
     check(lambda t, s: losses.relational_distance(t, s, block_size=block_size), teacher, student)
     check(lambda t, s: losses.relational_angle(t, s, arms=several), teacher, student)
+
+
+@every
+@given(data=st.data())
+def test_similarities(data):
+    n = data.draw(sizes)
+    teacher, student = data.draw(batches(n)), data.draw(batches(data.draw(same(n))))
+    blocks = {"block_size": data.draw(counts)}
+    kernel = {"gamma": data.draw(gammas), "order": data.draw(powers)}
+    check(lambda t, s: losses.similarity_preserving(t, s, **blocks), teacher, student)
+    check(lambda t, s: losses.probabilistic_transfer(t, s, **blocks), teacher, student)
+    check(lambda t, s: losses.correlation_congruence(t, s, **kernel, **blocks), teacher, student)
 
 
 @every

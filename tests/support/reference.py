@@ -1,6 +1,7 @@
 """What the package computes, as slow and obvious NumPy loops in float64."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -115,6 +116,29 @@ def relational_distance(teacher, student):
     return np.array(
         [np.mean([huber(s[i, j] - t[i, j]) for j in range(n) if j != i]) for i in range(n)]
     )
+
+
+def similarity_preserving(teacher, student):
+    """The mean square of each row's difference: profiles of inner products, scaled to norm 1."""
+    profiles = []
+    for x in (rows(teacher), rows(student)):
+        norms = [np.linalg.norm(x @ row) or 1.0 for row in x]
+        profiles.append([x @ row / norm for row, norm in zip(x, norms, strict=True)])
+    return np.mean(np.square(np.subtract(*profiles)), axis=1)
+
+
+def probabilistic_transfer(teacher, student, small=1e-7):
+    t, s = (0.5 * (similarity(x) + 1) for x in (teacher, student))
+    t, s = (x / x.sum(axis=1, keepdims=True) for x in (t, s))
+    return np.mean(t * np.log((t + small) / (s + small)), axis=1)
+
+
+def correlation_congruence(teacher, student, gamma=0.4, order=2):
+    def kernel(x):
+        terms = [(2 * gamma * similarity(x)) ** p / math.factorial(p) for p in range(order + 1)]
+        return np.exp(-2 * gamma) * sum(terms)
+
+    return np.mean(np.square(kernel(teacher) - kernel(student)), axis=1)
 
 
 def angle(x, i, j, k):

@@ -142,6 +142,9 @@ def distilled(options):
         "graph_distillation_knn": losses.GraphDistillation(k=3, **options),
         "relational_distance": losses.RelationalDistance(**options),
         "relational_angle": losses.RelationalAngle(**options),
+        "similarity_preserving": losses.SimilarityPreserving(**options),
+        "probabilistic_transfer": losses.ProbabilisticTransfer(**options),
+        "correlation_congruence": losses.CorrelationCongruence(**options),
     }
     if GLOBAL:  # Keras's own, which look at single samples
         penalties["logits"] = keras.distillation.LogitsDistillation(temperature=3.0)

@@ -32,6 +32,10 @@ WITH_TEACHER = {
     "RKD-D": (losses.RelationalDistance(), lambda n: 5),
     "RKD-D, sum": (losses.RelationalDistance(reduction="sum"), lambda n: 5 / n),
     "RKD-A": (losses.RelationalAngle(), lambda n: 10),
+    "SPKD": (losses.SimilarityPreserving(), lambda n: 5 * n),
+    "SPKD, sum": (losses.SimilarityPreserving(reduction="sum"), lambda n: 5),
+    "PKT": (losses.ProbabilisticTransfer(), lambda n: 20 * n),
+    "CCKD": (losses.CorrelationCongruence(), lambda n: 50),
     "logits": (keras.distillation.LogitsDistillation(temperature=3.0), lambda n: 1),
 }
 
@@ -282,7 +286,9 @@ def test_ruins_no_network():
         loss = losses.SmoothnessVariation(power=2, num_classes=10)
         model = lgg.GeometryModel(base, [lgg.Penalty(loss, ["a", "b", "c"], weight)])
         entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.1, 0.9), entropy, metrics=["accuracy"], jit_compile=False)
+        model.compile(
+            keras.optimizers.SGD(0.1, 0.9), entropy, metrics=["accuracy"], jit_compile=False
+        )
         model.fit(x, y, batch_size=100, epochs=3, verbose=0)
         reached.append(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
     plain, default = reached

@@ -179,6 +179,9 @@ def test_padding_leaves_a_distillation_where_it_was():
             losses.GraphDistillation(),
             losses.RelationalDistance(),
             losses.RelationalAngle(),
+            losses.SimilarityPreserving(),
+            losses.ProbabilisticTransfer(),
+            losses.CorrelationCongruence(),
         )
         for pool in (None, "mean")
     ]

@@ -32,6 +32,9 @@ ON_PAIRS = {
     "GKD, intra": losses.GraphDistillation(pairs="intra"),
     "RKD-D": losses.RelationalDistance(),
     "RKD-A": losses.RelationalAngle(arms=6),
+    "SPKD": losses.SimilarityPreserving(),
+    "PKT": losses.ProbabilisticTransfer(),
+    "CCKD": losses.CorrelationCongruence(),
     "logits": keras.distillation.LogitsDistillation(temperature=2.0),
 }
 

@@ -432,6 +432,9 @@ EVERY_LOSS = {
     "graph_distillation": lgg.losses.GraphDistillation(pairs="inter", k=3, power=2),
     "relational_distance": lgg.losses.RelationalDistance(),
     "relational_angle": lgg.losses.RelationalAngle(),
+    "similarity_preserving": lgg.losses.SimilarityPreserving(),
+    "probabilistic_transfer": lgg.losses.ProbabilisticTransfer(),
+    "correlation_congruence": lgg.losses.CorrelationCongruence(gamma=1.0, order=3),
 }
 
 
