@@ -31,7 +31,8 @@ class GeometryLoss(keras.losses.Loss):
 
     * ``needs_teacher``: ``y_true`` is the teacher's representation (for `Distiller`);
     * ``needs_labels``: ``y_true`` holds the class labels. With both, it is a pair
-      ``(teacher, labels)``;
+      ``(teacher, labels)``; with neither, the loss is called as ``loss(y_pred)``, and ``y_true`` is
+      the same as ``y_pred``;
     * ``across_layers``: ``y_pred`` is the list of all tapped representations, not a single one;
     * ``is_scalar``: the loss is a single value for the whole batch, so nothing is reduced;
     * ``grows``: a larger scale of the representation is enough to make the loss small.
@@ -86,8 +87,10 @@ class GeometryLoss(keras.losses.Loss):
         self.__dict__.update(options)
 
     def __call__(
-        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+        self, y_true: Tensor, y_pred: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> Tensor:
+        if y_pred is None and not (self.needs_teacher or self.needs_labels):
+            y_pred = y_true
         y_true, y_pred = self._given(y_true, y_pred)
         if sample_weight is not None:
             sample_weight = _checked_weights(sample_weight, y_pred)

@@ -129,7 +129,8 @@ class CrossBatch(GeometryLoss):
         def arranged(rows):
             *vectors, last = rows if labels else (*rows, None)
             if not self.needs_teacher:
-                return last, (vectors if self.across_layers else vectors[0])
+                trained = vectors if self.across_layers else vectors[0]
+                return (last if labels else trained), trained
             return ((vectors[0], last) if labels else vectors[0]), vectors[1]
 
         return [*teacher, *representations, *labels], arranged
