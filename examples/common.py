@@ -53,7 +53,8 @@ def parser(doc, name, *, epochs, batch_size):
     add("--jobs", type=int, default=1, metavar="N", help="seeds that run in parallel")
     add("--quick", action="store_true", help="digits, one seed, few epochs: under a minute or two")
     add("--output", default=name, metavar="FOLDER", help="folder for the figure and the models")
-    add("--record", metavar="PATH", help="write table and figure into this Markdown page")
+    add("--record", metavar="PATH", help="write tables, figure and values into this Markdown page")
+    add("--redraw", action="store_true", help="draw the figure of --record anew, without training")
     add("--note", default="", help="a sentence for the record, such as where the data is from")
     return options
 
@@ -73,10 +74,22 @@ def run(args, run_seed, tables, draw, explain, *, pictures=(), verdict=None):
     Returns:
         The table of `run_seeds`.
     """
+    if args.redraw:
+        return _redraw(args, draw)
     frame = run_seeds(run_seed, args)
     said = "" if verdict is None else verdict(args, frame)
     made = tables(args, frame), draw(args, frame), explain(args)
     finish(args, frame, *made, pictures=pictures, verdict=said)
+    return frame
+
+
+def _redraw(args, draw):
+    """The figure of a record, from its values."""
+    if not args.record:
+        raise SystemExit("Nothing to redraw. Expected a page that holds the record: --record PATH.")
+    picture = _recorded(args)
+    frame = pd.read_csv(picture.with_suffix(".csv"))
+    _draw_into(picture, draw(args, frame))
     return frame
 
 
@@ -176,7 +189,7 @@ def pipelines(arrays, args, seed):
     return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
 
 
-def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
+def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",), callbacks=()):
     """SGD with momentum, or Adam for transformers."""
     adam = any(isinstance(x, keras.layers.MultiHeadAttention) for x in model._flatten_layers())
     schedule = WarmCosine(2e-3 if adam else 0.1, args.epochs * len(data.train))
@@ -194,7 +207,7 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",)):
         epochs=args.epochs,
         shuffle=False,  # the pipeline does
         verbose=0,
-        callbacks=[args.progress.training(label), keras.callbacks.TerminateOnNaN()],
+        callbacks=[args.progress.training(label), keras.callbacks.TerminateOnNaN(), *callbacks],
     )
 
 
@@ -306,22 +319,32 @@ def finish(args, frame, tables, drawing, explanation, *, pictures=(), verdict=""
     for caption, table in tables.items():
         print(f"\n{caption}\n{table.to_string()}")
     folder = pathlib.Path(args.output)
-    if drawing.get_layout_engine() is None:  # those of lgg.plots have one
-        drawing.tight_layout()
-    save_figure(drawing, folder / f"{slug(args)}.png")
+    _draw_into(folder / f"{slug(args)}.png", drawing)
     if verdict:
         print(f"\n{verdict}")
     print(f"\nFigure and models: {folder}\nTotal time: {frame.attrs['seconds']:.0f} s")
     if args.record:
-        page = pathlib.Path(args.record)
-        picture = page.parent / f"results_{slug(args)}.png"
+        page, picture = pathlib.Path(args.record), _recorded(args)
         save_figure(drawing, picture)
+        with beside(picture.with_suffix(".csv")) as unfinished:
+            frame.to_csv(unfinished, index=False, float_format="%.5g")
         copies = [f"{picture.stem}_{other}.png" for other in pictures]
         for other, copy in zip(pictures, copies, strict=True):
             with beside(page.parent / copy) as unfinished:
                 shutil.copy(folder / f"{slug(args)}_{other}.png", unfinished)
         text = _section(args, frame, tables, [picture.name, *copies], explanation, verdict)
         record(page, slug(args), text)
+
+
+def _recorded(args):
+    """The picture of a record; its values lie beside it."""
+    return pathlib.Path(args.record).parent / f"results_{slug(args)}.png"
+
+
+def _draw_into(path, drawing):
+    if drawing.get_layout_engine() is None:  # those of lgg.plots have one
+        drawing.tight_layout()
+    save_figure(drawing, path)
 
 
 def finish_selection(args, frame, caption, conclusion):
@@ -357,6 +380,7 @@ def _section(args, frame, tables, pictures, explanation, verdict):
     for caption, table in tables.items():
         parts += [f"**{caption}**", markdown(table)]
     parts += ["\n".join(f"* {line}" for line in verdict.splitlines())] if verdict else []
+    parts += [f"[All values, by seed](results_{slug(args)}.csv)"]
     return "\n\n".join(parts)
 
 

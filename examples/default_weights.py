@@ -172,7 +172,9 @@ def scores(args, task, name, data, classes, teacher, batch, seed):
         steps.assign(0.0)
         times = "the default" if multiple == DEFAULT else f"{multiple:g} times the default"
         train(args, model, data, classes, batch, seed, task, f"{name}, n = {batch}, {times}")
-        kinds = {split: score(name, trained, data, classes, split) for split in data}
+        kinds = {
+            split: score(name, trained, data, classes, split) for split in ("validation", "test")
+        }
         if name in ON_LAYERS and task in IMAGES:
             kinds["noise"] = dense_networks.under_noise(trained, data, "test")
         rows += [{"multiple": multiple, "metric": kind, "value": v} for kind, v in kinds.items()]
@@ -285,7 +287,7 @@ def draw(args, frame):
     """
     columns = min(3, len(args.losses))
     rows = -(-len(args.losses) // columns)
-    size = (3.2 * columns, 2.5 * rows + 0.5)
+    size = (2.5 * columns, 2.2 * rows + 0.5)
     figure, axes = common.figure(rows, columns, size, layout="constrained")
     axes = axes.ravel()
     tested = frame[frame["metric"] == "test"]
@@ -306,13 +308,14 @@ def draw(args, frame):
                     axis.plot(1, means[DEFAULT] - means[0.0], "*", color=color, markersize=9)
         axis.axvline(1, color=common.BLACK, linewidth=0.6)
         axis.axhline(0, color=common.BLACK, linewidth=0.6)
-        axis.set(title=name, xscale="log", ylim=(-12, 6), xlabel="times the default")
+        title = name.replace("smoothness variation", "smoothness")
+        axis.set(title=title, xscale="log", ylim=(-12, 6), xlabel="times the default")
     for axis in axes[len(args.losses) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
         axis.set_ylabel("points, less weight 0")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=len(args.tasks), loc="outside lower center", frameon=False)
+    figure.legend(handles, labels, ncols=3, loc="outside lower center", frameon=False)
     return figure
 
 

@@ -85,6 +85,7 @@ CHOSEN = {
 }
 GRID = {
     "robustness": {"plain": []}
+    | {"smooth geometry, default": smooth(None)}
     | {f"smooth geometry, {w:g}": smooth(w) for w in (1e-6, 3e-6, 5e-6, 1e-5, 2e-5, 5e-5)},
     "distillation": {"student alone": []}
     | {f"logits, {w:g}": logits(w) for w in (0.1, 0.3, 1, 3, 10)},

@@ -60,13 +60,13 @@ def prepare(args, seed):
     return Data(own, labels, scored, scored_labels, ids_of, vocabulary, classes)
 
 
-def fit(model, data, args, seed, label):
+def fit(model, data, args, seed, label, *, loss=None, callbacks=()):
     """Adam, with a linear warm-up and cosine decay."""
     steps = args.epochs * -(-len(data.texts) // args.batch_size)
     schedule = common.WarmCosine(RATE, steps)
     model.compile(
         keras.optimizers.Adam(schedule),
-        common.cross_entropy(),
+        loss or common.cross_entropy(),
         jit_compile=keras.backend.backend() == "jax",
     )
     keras.utils.set_random_seed(seed)
@@ -76,5 +76,5 @@ def fit(model, data, args, seed, label):
         batch_size=args.batch_size,
         epochs=args.epochs,
         verbose=0,
-        callbacks=[args.progress.training(label)],
+        callbacks=[args.progress.training(label), *callbacks],
     )
