@@ -340,11 +340,12 @@ def print_best(found):
 
 def draw(found, path):
     """A panel a task, in a file: by measure what each variant reaches."""
-    drawing, [axes] = figure(1, len(found), (13, 4), width_ratios=[1.3, 0.8, 1.5, 1])
-    for axis, (task, comparison) in zip(axes, found.items(), strict=True):
+    drawing, axes = figure(2, 2, (7.6, 7))
+    for axis, (task, comparison) in zip(axes.flat, found.items(), strict=True):
         draw_task(axis, comparison)
         axis.set_title(task.capitalize())
-    axes[0].set_ylabel("on the test split (%)")
+    for left in axes[:, 0]:
+        left.set_ylabel("on the test split (%)")
     drawing.tight_layout(w_pad=1.5)
     with beside(path) as unfinished:
         drawing.savefig(unfinished, dpi=150)

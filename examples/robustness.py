@@ -231,7 +231,7 @@ def conclude(frame):
 
 
 def draw(args, frame):
-    figure, axes = common.figure(1, 4, (13, 3.4))
+    figure, axes = common.figure(2, 2, (7.6, 6.2))
     snr, epsilons = (levels(args)[name] for name in ("snr", "epsilons"))
     steps = {
         "Gaussian noise": ("SNR (dB)", snr, "dB"),
@@ -239,7 +239,7 @@ def draw(args, frame):
         "quantized weights": ("bits of a weight", BITS, "bits"),
         "PGD L-inf": ("L∞ radius (1/255)", epsilons, None),
     }
-    for axis, (name, (label, severities, unit)) in zip(axes[0], steps.items(), strict=True):
+    for axis, (name, (label, severities, unit)) in zip(axes.flat, steps.items(), strict=True):
         clean = 0 if unit is None or unit == "%" else None
         for variant, color, marker in zip(VARIANTS, COLORS, "osD^", strict=True):
             rows = frame[frame["variant"] == variant]
@@ -252,7 +252,8 @@ def draw(args, frame):
         axis.set_xticks(x, [f"{255 * v:.3g}" if unit is None else f"{v:g}" for v in x])
         if clean is None:  # harder to the right
             axis.invert_xaxis()
-    axes[0][0].set_ylabel("test accuracy (%)")
+    for left in axes[:, 0]:
+        left.set_ylabel("test accuracy (%)")
     axes[0][0].legend(frameon=False, loc="lower left")
     return figure
 

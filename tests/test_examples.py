@@ -1115,6 +1115,22 @@ def test_default_weights(run):
         assert f"{default - none:.1f}" in output
 
 
+@ON_TENSORFLOW
+def test_a_figure_is_drawn_anew_without_training(run, tmp_path, monkeypatch):
+    import default_weights as example
+
+    trained, *_ = run(example, "--losses", "RKD-D", "--steps", "5", "--multiples", "0", "1")
+    picture = tmp_path / "results_default_weights_digits.png"
+    drawn = picture.read_bytes()
+    picture.unlink()
+    monkeypatch.setattr(example, "run_seed", None)  # nothing can train
+    drawn_from, *_ = run(example, "--losses", "RKD-D", "--multiples", "0", "1", "--redraw")
+    np.testing.assert_allclose(drawn_from, trained, rtol=1e-4)
+    assert len(picture.read_bytes()) == pytest.approx(len(drawn), rel=0.01)
+    with pytest.raises(SystemExit, match="Expected a page"):
+        example.main(["--quick", "--redraw"])
+
+
 def test_what_the_search_of_a_weight_finds():
     """The best on validation, with its test score, among the weights from the first step."""
     import default_weights as example

@@ -169,8 +169,13 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
 
     # These two take and return what the trainer of each backend does.
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.recording_taps():
-            return super().train_step(*args, **kwargs)
+        # A step of one's own may not carry the count from step to step.
+        token = _warms_up.set(True)
+        try:
+            with self.recording_taps():
+                return super().train_step(*args, **kwargs)
+        finally:
+            _warms_up.reset(token)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.recording_taps():
@@ -201,7 +206,8 @@ class PenalizedModel(WatchesFirstSteps, ChecksLabels, keras.Model):
             self.penalties, self._penalty_metrics, found, strict=True
         ):
             metric.update_state(value * replicas.local_count(), sample_weight=batch)
-            total = total + ops.cast(weighted_value(penalty, value, batch, training), total.dtype)
+            term = weighted_value(penalty, value, batch, training, warm_up=_warms_up.get())
+            total = total + ops.cast(term, total.dtype)
         return total
 
     def _recorded_views(self, x, y_pred, training):
@@ -245,6 +251,12 @@ def network_of(model: keras.Model) -> keras.Model:
 # Maps each model that runs inside `recording_taps` to what its taps saw.
 _record: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar(
     "keras_lgg_record", default=None
+)
+
+
+# Whether default weights are to grow in this step.
+_warms_up: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "keras_lgg_warms_up", default=False
 )
 
 

@@ -126,7 +126,7 @@ class tapping:  # noqa: N801 (it is used as a function is, in a `with` statement
         batch = batch_size(x)
         for penalty, (value, _) in zip(self._plan.penalties, found, strict=True):
             self.values[penalty.name] = value
-            # Whether a step of one's own keeps the count of a warm-up is not known here.
+            # A step of one's own may not carry the count of a warm-up from step to step.
             term = weighted_value(penalty, value, batch, training, warm_up=False)
             total = total + ops.cast(term, total.dtype)
         return total

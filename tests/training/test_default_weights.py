@@ -242,6 +242,20 @@ def test_a_step_of_ones_own():
         np.testing.assert_allclose(found, 30 * value / n**2, rtol=1e-5)
 
 
+def test_a_loop_of_ones_own():
+    model = modelled(losses.GraphSmoothness())
+    value = lgg.GeometryModel(model.base, [lgg.Penalty(losses.GraphSmoothness(), "logits", 0.0)])
+    value.compile("sgd", model.loss, jit_compile=False)
+    for _ in range(2):
+        found = []
+        for each in (model, value):
+            with each.recording_taps():
+                found.append(float(each.compute_loss(X, Y, each(X, training=True))))
+        smoothness = float(value._penalty_metrics[0].result())
+        np.testing.assert_allclose(found[0], found[1] + 30 * smoothness / 48**2, rtol=1e-4)
+    assert float(model.penalties[0]._steps) == 0
+
+
 def test_parts_of_a_batch_have_the_weight_of_the_whole():
     base = network()
     model = lgg.GeometryModel(
