@@ -105,7 +105,7 @@ class Penalty:
     ) -> None:
         self.loss = check_loss(loss)
         self.taps = taps if taps is None or _is_tap(taps) else list(taps)
-        self.balance = balance_of(weight, fraction)
+        self.balance, self._steps = balance_of(weight, fraction), None
         if self.balance is None:
             self._weight = PenaltyWeight(checked_weight(weight), "penalty_weight")
             self._steps = counted_steps(self._weight)
@@ -290,7 +290,7 @@ def weighted_value(penalty, value, batch, training, *, warm_up=True):
     if penalty.balance is not None and training:
         return penalty.balance.weighted(value)
     weight = penalty.weight
-    if penalty.balance is None and penalty._steps is not None:
+    if penalty._steps is not None:
         default = default_in_use(penalty.loss, batch)
         if training and warm_up:
             default = next_share(penalty._steps) * default
@@ -321,7 +321,7 @@ def weight_config(penalty):
 def saved_weight(penalty):
     """The entries of a config that restore its weight, and no other variables than it has now."""
     found = weight_config(penalty)
-    if penalty.balance is not None or penalty._steps is None or found["weight"] is None:
+    if penalty._steps is None or found["weight"] is None:
         return found
     return {"weight": None, "assigned_weight": found["weight"]}
 

@@ -40,9 +40,8 @@ class GeometryPenalty(keras.layers.Layer):
             ``(labels, representation)``.
         weight: Factor of the loss, at least 0, kept as the variable ``layer.weight``. ``None`` is
             the default of the loss for the size of the batch, reached in even steps over the first
-            100 steps of training. ``"balanced"`` keeps the gradient of
-            the loss at ``fraction`` of that of the task, see `Penalty`, measured at the last of the
-            inputs.
+            100 steps of training. ``"balanced"`` keeps the gradient of the loss at ``fraction`` of
+            that of the task, see `Penalty`, measured at the last of the inputs.
         pool: How a representation ``(n, T, ..., c)`` with positions becomes one vector per sample:
             ``None`` flattens it, ``"mean"`` and ``"max"`` run over the positions, ``"first"`` and
             ``"last"`` pick one. Positions masked in Keras do not count.
@@ -98,7 +97,7 @@ class GeometryPenalty(keras.layers.Layer):
             )
         check_pool(pool)
         self.pool = pool
-        self.balance = balance_of(weight, fraction)
+        self.balance, self._steps = balance_of(weight, fraction), None
         if self.balance is None:
             with self._open_name_scope():
                 self._weight = PenaltyWeight(checked_weight(weight), "weight")
