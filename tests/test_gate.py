@@ -106,6 +106,21 @@ CALLS = {
         {"pairs": "inter"},
     ),
     "relational_distance": (losses.relational_distance, {"teacher": OTHER, "student": X}, {}),
+    "similarity_preserving": (
+        losses.similarity_preserving,
+        {"teacher": OTHER, "student": X},
+        {},
+    ),
+    "probabilistic_transfer": (
+        losses.probabilistic_transfer,
+        {"teacher": OTHER, "student": X},
+        {},
+    ),
+    "correlation_congruence": (
+        losses.correlation_congruence,
+        {"teacher": OTHER, "student": X},
+        {"gamma": 0.5},
+    ),
     "relational_angle": (losses.relational_angle, {"teacher": OTHER, "student": X}, {}),
     "graph_smoothness": (losses.graph_smoothness, {"labels": LABELS, "embeddings": X}, {}),
     "target_graph": (

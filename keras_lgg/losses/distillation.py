@@ -203,7 +203,7 @@ class GraphDistillation(GeometryLoss):
         self.needs_labels = pairs != "all"
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(2.0, n)
+        return self._for_a_sum(1.0, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)
@@ -418,7 +418,7 @@ class RelationalAngle(GeometryLoss):
         self._keep(arms=arms)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(10.0 / as_float(n), n)
+        return self._for_a_sum(5.0 / as_float(n), n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return relational_angle(y_true, y_pred, **self._options)

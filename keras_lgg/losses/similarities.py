@@ -178,7 +178,7 @@ class SimilarityPreserving(GeometryLoss):
         self._keep(block_size=block_size)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(5.0, n)
+        return self._for_a_sum(2.0, n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return similarity_preserving(y_true, y_pred, **self._options)
@@ -419,7 +419,7 @@ class CorrelationCongruence(GeometryLoss):
         self._keep(gamma=gamma, order=order, block_size=block_size)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
-        return self._for_a_sum(50.0 / as_float(n), n)
+        return self._for_a_sum(20.0 / as_float(n), n)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return correlation_congruence(y_true, y_pred, **self._options)

@@ -27,15 +27,15 @@ ON_ONE = {
     "Keras's own": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), lambda n: 1),
 }
 WITH_TEACHER = {
-    "GKD": (losses.GraphDistillation(), lambda n: 2),
-    "GKD, mean": (losses.GraphDistillation(reduction="sum_over_batch_size"), lambda n: 2 * n),
+    "GKD": (losses.GraphDistillation(), lambda n: 1),
+    "GKD, mean": (losses.GraphDistillation(reduction="sum_over_batch_size"), lambda n: n),
     "RKD-D": (losses.RelationalDistance(), lambda n: 5),
     "RKD-D, sum": (losses.RelationalDistance(reduction="sum"), lambda n: 5 / n),
-    "RKD-A": (losses.RelationalAngle(), lambda n: 10),
-    "SPKD": (losses.SimilarityPreserving(), lambda n: 5 * n),
-    "SPKD, sum": (losses.SimilarityPreserving(reduction="sum"), lambda n: 5),
+    "RKD-A": (losses.RelationalAngle(), lambda n: 5),
+    "SPKD": (losses.SimilarityPreserving(), lambda n: 2 * n),
+    "SPKD, sum": (losses.SimilarityPreserving(reduction="sum"), lambda n: 2),
     "PKT": (losses.ProbabilisticTransfer(), lambda n: 20 * n),
-    "CCKD": (losses.CorrelationCongruence(), lambda n: 50),
+    "CCKD": (losses.CorrelationCongruence(), lambda n: 20),
     "logits": (keras.distillation.LogitsDistillation(temperature=3.0), lambda n: 1),
 }
 
