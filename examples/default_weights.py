@@ -10,10 +10,10 @@ are compared on the test split.
     python examples/default_weights.py --tasks digits mnist regression
     python examples/default_weights.py --text-dir FOLDER                # TREC, too
 
-The tasks: digits of scikit-learn, MNIST (6,000 images of it), the coarse classes of TREC by TF-IDF,
-and Friedman's regression. The networks are dense and train for a fixed number of steps by Adam. In
-a fifth task, digits moved by parts of a pixel, they are convolutional, with no normalisation, and
-train by SGD at a rate at which it takes little to ruin them. Prints the
+The tasks: digits of scikit-learn, MNIST (6,000 images of it, and 2,000 to test with), the coarse
+classes of TREC by TF-IDF, and Friedman's regression. The networks are dense and train for a fixed
+number of steps by Adam. In a fifth task, digits moved by parts of a pixel, they are convolutional,
+with no normalisation, and train by SGD at a rate at which it takes little to ruin them. Prints the
 tables and writes the figure into --output. Needs the extra ``examples``, for MNIST ``datasets`` and
 for TREC ``text``; what TREC is, and where to get it, is in ``text_data.py``.
 """
@@ -38,7 +38,8 @@ TEACHER_WIDTH, STUDENT_WIDTH, WIDTH = 128, 16, 64
 MULTIPLES = [0.0, 1e-2, 0.1, 1.0, 10.0, 100.0]  # of the default weight, from the first step
 DEFAULT = -1.0  # as a weight of a penalty: the default, which is reached over the first steps
 MOVED = "moved digits"
-IMAGES = {"digits": 10**9, "mnist": 6000, MOVED: 10**9}  # how many training samples at most
+IMAGES = ("digits", "mnist", MOVED)
+TRAINED, TESTED = 6000, 2000  # images at most, and at most so many to validate or to test with
 TASKS = [*IMAGES, "trec", "regression"]
 VARIATION = ["smoothness variation, p = 1", "smoothness variation, p = 2", "the same, relative"]
 ON_LAYERS = [*VARIATION, "graph variation"]
@@ -71,7 +72,13 @@ def load(args, task, seed):
         data = questions(args, seed)
     else:
         source = types.SimpleNamespace(data=task.split()[-1], data_dir=args.data_dir)
-        data = dense_networks.prepared(common.few(common.load(source), IMAGES[task], seed))
+        arrays = common.few(common.load(source), TRAINED, seed)
+        data = dense_networks.prepared(
+            arrays._replace(
+                validation=tuple(each[:TESTED] for each in arrays.validation),
+                test=tuple(each[:TESTED] for each in arrays.test),
+            )
+        )
     if task == MOVED:
         rng = np.random.default_rng(seed)
         data = {split: (moved(x, rng), y) for split, (x, y) in data.items()}
