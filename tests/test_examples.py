@@ -1150,3 +1150,87 @@ def test_what_the_search_of_a_weight_finds():
     assert (found["default"], found["search"], found["none"]) == (83, 81, 80)
     assert found["at once"] == 82
     assert found["noise"] == 5
+
+
+@ON_TENSORFLOW
+def test_regularizers(run):
+    import regularizers as example
+
+    others = ("smoothness variation", "relative", "graph variation", "dropout")  # as their kin do
+    methods = [name for name in example.METHODS if name not in others]
+    values, page, output = run(example, "--epochs", "3", "--methods", *methods)
+    clean = values.xs("clean", level="metric")
+    assert list(clean.index) == methods
+    assert clean["plain"] > 60
+    assert clean.median() > 60
+    for kind in ("Gaussian noise, 5 dB", "dropped units, 25 %", "PGD L-inf, 0.1"):
+        assert kind in page
+    assert "noise on the inputs against plain: clean" in output
+    assert "plain 0; noise on the inputs 0.4;" in page
+
+
+@ON_TENSORFLOW
+def test_regularizers_choose_their_settings(run):
+    import regularizers as example
+
+    values, page, output = run(example, "--select", "--epochs", "2", "--methods", "plain", "SAM")
+    found = values.xs("clean", level="metric").index
+    assert list(found) == ["plain, 0", "SAM, 0.02", "SAM, 0.05", "SAM, 0.1", "SAM, 0.2"]
+    assert "Chosen by the best mean under all perturbations" in page
+    assert "Seed 100." in page
+    assert "Chosen by" in output
+
+
+def test_the_rule_by_which_a_setting_is_chosen():
+    """The most robust of those that cost at most a point; a method may have none."""
+    import regularizers as example
+
+    rows = {
+        "plain, 0": (90, 50),
+        "a, 1": (89.5, 52),
+        "a, 2": (89.2, 55),
+        "a, 3": (88.0, 80),
+        "b, c, 1": (80, 90),
+    }
+    frame = common.pd.DataFrame(
+        [
+            {"variant": name, "metric": metric, "value": value}
+            for name, pair in rows.items()
+            for metric, value in zip(("clean", "noise"), pair, strict=True)
+        ]
+    )
+    found = example.conclude(frame)
+    assert "accuracy: plain 0; a 2; b, c 1." in found
+    assert found.endswith("since all cost more: b, c.")
+
+
+@ON_TENSORFLOW
+def test_a_step_of_sharpness_aware_minimisation():
+    """Of w**2 / 2, from w: the gradient at w + rho, where it is w + rho."""
+    import regularizers as example
+
+    inputs = keras.Input((1,))
+    outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
+    model = example.SAM(inputs, outputs)
+    model.rho = 0.25
+    half = keras.losses.MeanSquaredError()
+    model.compile(keras.optimizers.SGD(0.1), lambda y, p: 0.5 * half(y, p))
+    model.fit(np.ones((4, 1)), np.zeros((4, 1)), batch_size=4, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], 1 - 0.1 * 1.25, rtol=1e-5)
+
+
+@ON_TENSORFLOW
+def test_samples_that_are_mixed():
+    import regularizers as example
+    import tensorflow as tf
+
+    x = np.arange(6, dtype="float32")[:, None]
+    batches = tf.data.Dataset.from_tensor_slices((x, np.arange(6) % 3)).batch(6)
+    keras.utils.set_random_seed(0)
+    ((mixed, classes),) = example.one_hot(batches, 3, 1.0).as_numpy_iterator()
+    np.testing.assert_allclose(classes.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(mixed.sum(), x.sum(), rtol=1e-5)
+    assert not np.array_equal(mixed, x)
+    ((same, classes),) = example.one_hot(batches, 3, None).as_numpy_iterator()
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(classes, np.eye(3)[np.arange(6) % 3])
