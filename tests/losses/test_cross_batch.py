@@ -106,7 +106,8 @@ def test_the_value_with_a_teacher(name):
         value = step(model, begin)
         rows = as_one_batch(begin) if begin >= 12 else np.arange(begin, begin + BATCH)
         expected = np.mean([of_pair(loss, *pair, rows) for pair in pairs])
-        np.testing.assert_allclose(value, expected, rtol=1e-4)
+        # Degrees of features with signs nearly cancel: rounding then depends on the processor.
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
 
 
 def test_another_teacher_fits_the_memory_or_is_refused():
