@@ -292,14 +292,15 @@ def draw(args, frame):
 
     The lines are of weights from the first step, the stars of the default.
     """
-    columns = min(3, len(args.losses))
-    rows = -(-len(args.losses) // columns)
+    names = list(dict.fromkeys(frame["variant"]))  # some act on classes alone
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
     size = (2.5 * columns, 2.2 * rows + 0.5)
     figure, axes = common.figure(rows, columns, size, layout="constrained")
     axes = axes.ravel()
     tested = frame[frame["metric"] == "test"]
     shown = [multiple for multiple in args.multiples if multiple]
-    for axis, name in zip(axes, args.losses, strict=False):
+    for axis, name in zip(axes, names, strict=False):
         for task, color in zip(args.tasks, common.PALETTE, strict=False):
             for batch, style in zip(args.batches, ("-", "--", ":"), strict=False):
                 one = tested[
@@ -317,7 +318,7 @@ def draw(args, frame):
         axis.axhline(0, color=common.BLACK, linewidth=0.6)
         title = name.replace("smoothness variation", "smoothness")
         axis.set(title=title, xscale="log", ylim=(-12, 6), xlabel="times the default")
-    for axis in axes[len(args.losses) :]:
+    for axis in axes[len(names) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
         axis.set_ylabel("points, less weight 0")
