@@ -73,7 +73,7 @@ def test_a_graph_spans_two_replicas():
 
 @pytest.mark.ci
 def test_graphs_span_the_global_batch(known):
-    assert_as_one_device(trainings(2, *known), 17 + 5)
+    assert_as_one_device(trainings(2, *known), 20 + 5)
 
 
 @pytest.mark.ci
@@ -106,13 +106,13 @@ def test_an_uneven_last_batch():
 
 @pytest.mark.ci
 def test_local_graphs_are_others(known):
-    assert_apart(trainings(2, "--local", *known), 13)
+    assert_apart(trainings(2, "--local", *known), 16)
 
 
 @pytest.mark.ci
 @needs("several devices, `keras.distribution`")
 def test_sharded_weights(known):
-    assert_as_one_device(trainings(4, "--model-parallel", *known), 17 + 5)
+    assert_as_one_device(trainings(4, "--model-parallel", *known), 20 + 5)
 
 
 @pytest.mark.ci
@@ -124,9 +124,9 @@ def test_two_processes(local, known):
     for lines in outputs(both):
         report = json.loads(lines[-1])
         if local:
-            assert_apart(report, 13)
+            assert_apart(report, 16)
         else:
-            assert_as_one_device(report, 17 + 5)
+            assert_as_one_device(report, 20 + 5)
 
 
 @pytest.fixture(scope="module")
