@@ -363,7 +363,7 @@ def draw_task(axis, comparison):
         axis.errorbar(
             x, mean, bars, color=color, marker=marker, markersize=5, linestyle="", label=variant
         )
-    names = [name.replace(", ", ",\n").replace("noise ", "noise\n") for name in of]
+    names = [name.replace(", " if ", " in name else " ", "\n") for name in of]
     axis.set_xticks(range(len(of)), names)
     axis.set_xlim(-0.5, len(of) - 0.5)
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8)
