@@ -17,6 +17,7 @@ from keras_lgg.graphs.numerics import (
     compiled_by_xla,
     connected_nodes,
     inverse_sqrt_degree,
+    largest_entry,
     machine_epsilon,
     matmul,
     rounding_of_squares,
@@ -94,8 +95,7 @@ def squared_distances(x, block):
     """
     # Distances do not depend on the centre, and a common offset would only cost digits.
     x = x - ops.stop_gradient(ops.mean(x, axis=0, keepdims=True))
-    largest = ops.stop_gradient(ops.max(ops.abs(x)))
-    scale = ops.where(ops.equal(largest, 0.0), ops.ones_like(largest), largest)
+    scale = largest_entry(x)
     x = x / scale
     products = _products({"x": x}, block)
     norms = squared_norms(x) if _narrower_than_pairs(x, block) else products.diagonal()

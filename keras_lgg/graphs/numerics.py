@@ -66,6 +66,12 @@ def machine_epsilon(x):
     return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
 
 
+def largest_entry(x):
+    """The largest magnitude in a batch, without gradient; 1 where all is 0."""
+    largest = ops.stop_gradient(ops.max(ops.abs(x)))
+    return ops.where(ops.equal(largest, 0.0), ops.ones_like(largest), largest)
+
+
 def safe_sqrt(x):
     """Square root with gradient 0 at 0."""
     zero = ops.equal(x, 0.0)

@@ -82,9 +82,7 @@ class CrossBatch(GeometryLoss):
             return self.loss(*given)
         extended = _copied(self)
         extended.call = functools.partial(self._beside, memory)
-        # A loss on layers alone has no `y_true`.
-        y_true, y_pred = given if len(given) == 2 else given * 2
-        return GeometryLoss.__call__(extended, y_true, y_pred)
+        return GeometryLoss.__call__(extended, *given)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.loss.call(y_true, y_pred)

@@ -6,10 +6,10 @@ import keras
 from keras import ops
 
 from keras_lgg import checks
-from keras_lgg.graphs.construction import similarities
+from keras_lgg.graphs.construction import outer_products, similarities
 from keras_lgg.graphs.differences import factors_or_pairs, is_accurate, squared_difference
-from keras_lgg.graphs.numerics import as_column, matmul
-from keras_lgg.graphs.pairs import PairMatrix, combine, rows_of_block
+from keras_lgg.graphs.numerics import as_column, largest_entry, matmul
+from keras_lgg.graphs.pairs import combine, rows_of_block
 from keras_lgg.graphs.products import gram, unit_rows
 from keras_lgg.graphs.tracing import traced_once
 from keras_lgg.losses.base import (
@@ -96,18 +96,12 @@ def similarity_preserving(
 
 def _scaled(x):
     """The batch divided by its largest entry, of which the profiles are independent."""
-    largest = ops.stop_gradient(ops.max(ops.abs(x)))
-    return x / ops.where(ops.equal(largest, 0.0), ops.ones_like(largest), largest)
+    return x / largest_entry(x)
 
 
 def _profiles(x, block):
     """The similarities of all pairs as a `PairMatrix`, with rows of norm 1, or of 0."""
-    tensors = {"columns": _scaled(x), "rows": unit_rows(x)}  # a row may be scaled as one likes
-    products = PairMatrix(
-        tensors,
-        lambda rows, columns, _: matmul(rows["rows"], ops.transpose(columns["columns"])),
-        block,
-    )
+    products = outer_products(unit_rows(x), _scaled(x), block)  # a row may have any length
     squares = products.map_rows(lambda values, *_: ops.sum(ops.square(values), axis=1))
     return combine(
         lambda values, _, rows, __: as_column(rows["inverse"]) * values,

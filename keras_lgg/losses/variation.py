@@ -295,7 +295,7 @@ class GraphVariation(GeometryLoss):
 
     # There is no `y_true`, and samples have no weights.
     def __call__(self, representations: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
-        return super().__call__(representations, representations)
+        return super().__call__(representations)
 
     def default_weight(self, n: int | Tensor) -> float | Tensor:
         del n  # degrees are normalised
