@@ -456,9 +456,13 @@ def most_robust(frame):
     The first variant is what the others are compared with.
     """
     means = frame.pivot_table(index="variant", columns="metric", values="value", sort=False)
-    disturbed = means.drop(columns="clean").mean(axis=1)
-    affordable = means["clean"] >= means["clean"].iloc[0] - 1
-    return disturbed[affordable].idxmax()
+    return robustness(means, means.iloc[0]).idxmax()
+
+
+def robustness(means, plain):
+    """The mean over all but "clean", of the rows that cost at most a point of it against plain."""
+    affordable = means[means["clean"] >= plain["clean"] - 1]
+    return affordable.drop(columns="clean").mean(axis=1)
 
 
 def draw_band(axis, x, frame, metrics, *, color, **style):

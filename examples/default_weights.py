@@ -2,9 +2,9 @@
 
 Every loss is compared with the same loss under a search, which tries multiples of its default
 weight: 0, and one per decade from a hundredth to a hundredfold. Only the default itself is reached
-over the first steps of a training. The search takes the weight of the
-best score on the validation split, for each task, batch size and seed; this weight and the default
-are compared on the test split.
+over the first steps of a training. The search takes the weight of the best score on the validation
+split, for each task, batch size and seed; this weight and the default are compared on the test
+split.
 
     python examples/default_weights.py --quick                          # digits, batches of 128
     python examples/default_weights.py --tasks digits mnist regression

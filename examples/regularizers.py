@@ -463,10 +463,10 @@ def conclude(frame):
     method = means.index.str.rpartition(", ").get_level_values(0)
     chosen, dear = {}, []
     for name, of in means.groupby(method, sort=False):
-        affordable = of[of["clean"] >= means["clean"].iloc[0] - 1]
-        if affordable.empty:
+        score = common.robustness(of, means.iloc[0])
+        if score.empty:
             dear.append(name)
-        score = of["clean"] if affordable.empty else affordable.drop(columns="clean").mean(axis=1)
+            score = of["clean"]
         chosen[name] = score.idxmax().rpartition(", ")[2]
     settings = "; ".join(f"{name} {setting}" for name, setting in chosen.items())
     text = (
