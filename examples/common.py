@@ -474,19 +474,37 @@ def draw_band(axis, x, frame, metrics, *, color, **style):
 
 
 def draw_students(frame, colors, metrics):
-    """A figure of students beside one another; the teacher is a line in the first panel."""
-    drawing, axes = figure(1, len(metrics), (9, 3.4))
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        values = frame[frame["metric"] == metric].groupby("variant")["value"]
-        for place, (variant, color) in enumerate(colors.items()):
-            draw_point(axis, place, values.get_group(variant).to_numpy(), color)
-        axis.set_xticks(range(len(colors)), [v.replace(" ", "\n") for v in colors])
-        axis.set(ylabel=f"student: {metric}", xlim=(-0.6, len(colors) - 0.4))
-        widen(axis, 4)
+    """A figure of students; their teacher is a line in the first panel."""
+    drawing = draw_methods(frame, {metric: f"student: {metric}" for metric in metrics}, colors)
     of_teacher = (frame["variant"] == "teacher") & (frame["metric"] == metrics[0])
-    teacher = frame.loc[of_teacher, "value"].mean()
-    axes[0][0].axhline(teacher, color=BLACK, linestyle="--", linewidth=1)
-    axes[0][0].annotate("teacher", (-0.5, teacher), (0, 3), textcoords="offset points")
+    teacher, axis = frame.loc[of_teacher, "value"].mean(), drawing.axes[0]
+    axis.axvline(teacher, color=BLACK, linestyle="--", linewidth=1)
+    where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axis.annotate("teacher", (teacher, 1), (3, 3), **where)
+    return drawing
+
+
+def draw_methods(frame, panels, colors):
+    """A figure of methods in rows, as wide as a page: the mean, its spread, and each seed.
+
+    Args:
+        frame: As of `run_seeds`; a method may lack some of the metrics.
+        panels: Dict from the metrics to the texts below their axes.
+        colors: Dict from the methods to their colours.
+    """
+    drawing, axes = figure(1, len(panels), (7.5, 0.3 * len(colors) + 1), sharey=True)
+    for axis, (metric, text) in zip(axes[0], panels.items(), strict=True):
+        values = frame[frame["metric"] == metric].groupby("variant")["value"]
+        for place, (name, color) in enumerate(colors.items()):
+            if name in values.groups:
+                own = values.get_group(name).to_numpy()
+                spread = np.std(own, ddof=1) if len(own) > 1 else 0
+                axis.errorbar(np.mean(own), place, xerr=spread, color=color, marker="o")
+                axis.plot(own, np.full(len(own), place + 0.25), ".", color=color, alpha=0.5)
+        axis.set(xlabel=text)
+        axis.grid(axis="y", linewidth=0.3)
+    axes[0][0].set(yticks=range(len(colors)), ylim=(len(colors) - 0.4, -0.6))
+    axes[0][0].set_yticklabels(colors)
     return drawing
 
 

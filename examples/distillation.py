@@ -8,6 +8,7 @@ graphs are compared, the layers may differ in shape.
     python examples/distillation.py                     # MNIST
     python examples/distillation.py --data cifar10 --depth 28 --epochs 200 --augment crop flip
     python examples/distillation.py --teacher vision_transformer --student small_cnn --pooled
+    python examples/distillation.py --methods all       # beside what others distil by
     python examples/distillation.py --select ...        # how the weights are chosen
 
 --select chooses the weights of the penalties on the validation split; the table is of the test
@@ -20,6 +21,7 @@ import common
 import keras
 import networks
 import numpy as np
+from distillation_losses import AttentionTransfer, DecoupledDistillation, Dist
 
 import keras_lgg as lgg
 
@@ -32,6 +34,12 @@ COLORS = {
     "GKD": common.BLUE,
     POOLED: common.SKY,
     "GKD + logits": common.PURPLE,
+    "SPKD": common.YELLOW,
+    "PKT": "#999999",
+    "CCKD": "#8C564B",
+    "attention transfer": "#882255",
+    "DIST": "#AA4499",
+    "DKD": "#661100",
 }
 # By name: how to build it, its taps, and its width as a teacher and as a student.
 NETWORKS = {
@@ -42,7 +50,19 @@ NETWORKS = {
 # With the paper's code, CIFAR-10: WideResNet28-1 to WideResNet28-0.5, 200 epochs. Mean and range
 # of ten students, tested on the JPEG copy of CIFAR-10 that they were not trained on.
 PUBLISHED = {TEACHER: "18.0", "RKD-D": "20.6 (19.4 to 21.2)", "GKD": "20.0 (19.2 to 21.1)"}
-PUBLISHED_WEIGHTS = {"logits": 0.5, "RKD-D": 25.0, "GKD": 25.0, POOLED: 25.0}
+PUBLISHED_WEIGHTS = {
+    "logits": 0.5,
+    "RKD-D": 25.0,
+    "GKD": 25.0,
+    POOLED: 25.0,
+    "SPKD": 3000.0,
+    "attention transfer": 1000.0,
+    "DIST": 2.0,
+    "DKD": 1.0,
+    # Of ours, whose scale is another: the default for batches of 128, and a tenth of it.
+    "PKT": 2560.0,
+    "CCKD": 2.0,
+}
 # By set, teacher and student: the weights that --select prints, recorded in
 # docs/results/records/distillation.md.
 CHOSEN = {
@@ -65,6 +85,21 @@ GRID = {
     "RKD-D": (5.0, 25.0, 125.0),
     "GKD": (5.0, 25.0, 125.0, 625.0),
     POOLED: (5.0, 25.0, 125.0, 625.0),
+    "SPKD": (30.0, 300.0, 3000.0, 30000.0),
+    "PKT": (25.0, 250.0, 2500.0, 25000.0),
+    "CCKD": (2.0, 20.0, 200.0, 2000.0),
+    "attention transfer": (10.0, 100.0, 1000.0, 10000.0),
+    "DIST": (0.1, 0.5, 2.0),
+    "DKD": (0.1, 0.5, 2.0),
+}
+MAIN = ["logits", "RKD-D", "GKD"]
+ON_LOGITS = {"DIST": Dist, "DKD": DecoupledDistillation}
+ON_LAYERS = {
+    "RKD-D": lgg.losses.RelationalDistance,
+    "SPKD": lgg.losses.SimilarityPreserving,
+    "PKT": lgg.losses.ProbabilisticTransfer,
+    "CCKD": lgg.losses.CorrelationCongruence,
+    "attention transfer": AttentionTransfer,
 }
 
 
@@ -78,8 +113,10 @@ def penalty(args, kind, weight):
     taps = list(zip(NETWORKS[args.teacher][1], NETWORKS[args.student][1], strict=True))
     if kind == "logits":
         loss, taps = keras.distillation.LogitsDistillation(temperature=args.temperature), None
-    elif kind == "RKD-D":
-        loss = lgg.losses.RelationalDistance()
+    elif kind in ON_LOGITS:
+        loss, taps = ON_LOGITS[kind](temperature=args.temperature), None
+    elif kind in ON_LAYERS:
+        loss = ON_LAYERS[kind]()
     else:
         loss = lgg.losses.GraphDistillation(k=args.k, power=args.power, pairs=args.pairs)
     return lgg.Penalty(loss, taps=taps, weight=weight, pool="mean" if kind == POOLED else None)
@@ -99,13 +136,15 @@ def train(args, arrays, seed, label, *, name, width, teacher=None, weights=None)
 
 def students(args):
     """The variants by name, with the weights of their penalties."""
-    weights = CHOSEN.get((args.data, args.teacher, args.student), PUBLISHED_WEIGHTS)
+    chosen = CHOSEN.get((args.data, args.teacher, args.student), {})
+    weights = PUBLISHED_WEIGHTS | chosen
     single = {kind: {kind: weights[kind]} for kind in kinds(args)}
     return {ALONE: None, **single, "GKD + logits": {k: weights[k] for k in ("GKD", "logits")}}
 
 
 def kinds(args):
-    return [kind for kind in GRID if kind != POOLED or args.pooled]
+    asked = list(GRID) if args.methods == ["all"] else args.methods
+    return [kind for kind in GRID if (args.pooled if kind == POOLED else kind in asked)]
 
 
 def candidates(args):
@@ -164,6 +203,8 @@ def parse(argv):
     add("--power", type=int, default=1, help="power of the graphs")
     add("--pairs", choices=["all", "intra", "inter"], default="all")
     add("--temperature", type=float, default=4.0, help="temperature of the logits")
+    known = ["all", *(kind for kind in GRID if kind != POOLED)]
+    add("--methods", nargs="+", choices=known, default=MAIN, metavar="M", help=", ".join(known))
     add("--select", action="store_true", help="compare weights on the validation split instead")
     args = common.arguments(options, argv, quick={"epochs": 6})
     own = args.teacher, args.student

@@ -244,16 +244,17 @@ def with_floor(task, fraction):
 def twins(task, weight):
     """The noise is the middle one of those that noise on the inputs may have."""
     noise = task.noise(NOISE[1])
-
-    def around(network):
-        inputs = network.input
-        return keras.Model(inputs, WithoutTwins()(network(WithTwins(noise)(inputs))))
-
     found = [
         lgg.Penalty(TwinGraphs(name=tap), f"{task.name}/{tap}", weight=weight, pool=task.pool)
         for tap in task.taps
     ]
-    return Setup(found, around)
+    return Setup(found, around=lambda network: with_twins(network, noise))
+
+
+def with_twins(network, noise):
+    """A network that sees each batch twice in training, and whose outputs are of the first."""
+    inputs = network.input
+    return keras.Model(inputs, WithoutTwins()(network(WithTwins(noise)(inputs))))
 
 
 def noisy(task, scale):

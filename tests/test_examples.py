@@ -124,7 +124,7 @@ def test_distillation(run, tmp_path):
     errors = values.xs("error (%)", level="metric")
     assert "RKD-D against student alone: error " in output
     assert "teacher, to" not in output
-    variants = [name for name in distillation.COLORS if name != distillation.POOLED]
+    variants = [distillation.ALONE, *distillation.MAIN, "GKD + logits"]
     assert list(errors.index) == ["teacher", *variants]
     assert errors["teacher"] < 5
     assert (errors < 15).all()
@@ -1234,3 +1234,179 @@ def test_samples_that_are_mixed():
     ((same, classes),) = example.one_hot(batches, 3, None).as_numpy_iterator()
     np.testing.assert_array_equal(same, x)
     np.testing.assert_array_equal(classes, np.eye(3)[np.arange(6) % 3])
+
+
+@ON_TENSORFLOW
+def test_distillation_beside_what_others_distil_by(run):
+    import distillation
+
+    others = ["attention transfer", "DIST", "DKD", "SPKD", "PKT", "CCKD"]
+    values, page, _ = run(distillation, "--epochs", "4", "--methods", *others)
+    errors = values.xs("error (%)", level="metric")
+    grid = [kind for kind in distillation.GRID if kind in others]
+    assert list(errors.index) == ["teacher", "student alone", *grid, "GKD + logits"]
+    assert errors.median() < 25
+    assert len(set(errors)) > 5, "the penalties act"
+    assert "weights: SPKD 3000, PKT 2560, CCKD 2, attention transfer 1000, DIST 2, DKD 1." in page
+
+
+@ON_TENSORFLOW
+def test_imperfect_labels(run):
+    import imperfect_labels as example
+
+    options = ["--cases", *example.CASES, "--methods", *example.METHODS, "--epochs", "4"]
+    values, page, output = run(example, *options)
+    for case in example.CASES:
+        assert f"**{case}, the test split, in %**" in page
+        assert f"{case}: graph smoothness against cross-entropy: " in output
+    retrieved = values.xs("open classes: MAP@R", level="metric")
+    assert retrieved["pixels"] > 40
+    assert retrieved.median() > 40
+    for case in ("20 % wrong", "40 % wrong", "few labels"):
+        assert values.xs(f"{case}: 10-NN", level="metric").median() > 60
+    assert "pseudo-labels" in values.xs("few labels: 10-NN", level="metric")
+    assert "pseudo-labels" not in values.xs("20 % wrong: 10-NN", level="metric")
+
+
+@ON_TENSORFLOW
+def test_imperfect_labels_choose_their_settings(run):
+    import imperfect_labels as example
+
+    options = ["--cases", "40 % wrong", "--methods", "label smoothing", "--epochs", "2"]
+    values, page, output = run(example, "--select", *options)
+    found = list(dict.fromkeys(values.index.get_level_values("variant")))
+    assert found == [f"label smoothing, {share}" for share in (0.1, 0.2, 0.4, 0.6)]
+    assert "Chosen by the best mean of what is scored. 40 % wrong: label smoothing 0." in output
+    assert "Seed 100." in page
+
+
+def ten_classes(each=30):
+    labels = np.repeat(np.arange(10), each).astype("int32")
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), 4, 4, 1), "uint8")
+    part = images, labels
+    return lgg.datasets.Arrays(train=part, validation=part, test=part, classes=10)
+
+
+def test_classes_that_are_kept_out():
+    import imperfect_labels as example
+
+    changed = example.without_some_classes(ten_classes(), np.random.default_rng(3))
+    shown, hidden = (set(part[1]) for part in (changed.train, changed.test))
+    assert len(hidden) == 3
+    assert shown == set(range(10)) - hidden
+    assert set(changed.validation[1]) == hidden
+
+
+def test_labels_that_are_wrong():
+    import imperfect_labels as example
+
+    arrays = ten_classes(each=300)
+    images, labels = example.with_wrong_labels(0.4)(arrays, np.random.default_rng(0)).train
+    np.testing.assert_array_equal(images, arrays.train[0])
+    is_wrong = labels != arrays.train[1]
+    assert 0.37 < is_wrong.mean() < 0.43, "none is replaced by itself"
+    assert set(labels[is_wrong]) == set(range(10))
+
+
+def test_few_labels_make_up_half_of_what_is_shown():
+    import imperfect_labels as example
+
+    arrays = ten_classes()
+    images, labels = example.with_few_labels(arrays, np.random.default_rng(0)).train
+    known = labels != example.UNKNOWN
+    assert known.mean() == 0.5
+    assert len(np.unique(images[known], axis=0)) == 10 * example.LABELLED
+    of = {image.tobytes(): label for image, label in zip(*arrays.train, strict=True)}
+    assert all(of[i.tobytes()] == c for i, c in zip(images[known], labels[known], strict=True))
+    assert not {i.tobytes() for i in images[known]} & {i.tobytes() for i in images[~known]}
+
+
+def test_cross_entropy_of_the_labels_that_are_known():
+    import imperfect_labels as example
+
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    found = float(example.SmoothedCrossEntropy(3, 0.3)(np.array([2, -1, 0, -1]), logits))
+    log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    wanted = 0.7 * np.eye(3)[[2, 0]] + 0.1
+    np.testing.assert_allclose(found, -(wanted * log[[0, 2]]).sum() / 2, rtol=1e-5)
+    assert float(example.SmoothedCrossEntropy(3, 0.3)(np.full(4, -1), logits)) == 0
+
+
+def test_supervised_contrastive_loss():
+    import imperfect_labels as example
+
+    z = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    labels = np.array([0, 0, 1, 0, -1])
+    expected = []
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        total = np.log(sum(np.exp(z[i] @ z[j] / 0.5) for j in others))
+        same = [j for j in others if labels[j] == labels[i] != -1]
+        terms = [total - z[i] @ z[j] / 0.5 for j in same]
+        expected.append(np.mean(terms) if terms else 0)
+    found = float(example.SupervisedContrastive(0.5)(labels, z))
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-4)
+
+
+@ON_TENSORFLOW
+def test_other_students(run):
+    import other_students as example
+
+    values, page, output = run(example, "--cases", *example.CASES, "--epochs", "4")
+    for case in example.CASES:
+        found = values.xs(f"{case}: accuracy", level="metric")
+        assert found.median() > 50
+        assert not set(example.CASES[case].cannot) & set(found.index)
+        assert f"{case}: GKD against student alone: accuracy " in output
+    assert values["teacher", "pruned: accuracy"] > 85
+    assert "teacher" not in values.xs("other classes: accuracy", level="metric")
+    assert "Weights: other classes: logits, second head 0.5" in page
+
+
+def test_classes_of_teacher_and_student():
+    import other_students as example
+
+    own, others = example.halves(ten_classes(), 0)
+    assert len(set(own.train[1])) == 5
+    assert not set(own.train[1]) & set(others.train[1])
+    assert set(own.test[1]) == set(own.train[1])
+
+
+def test_a_pruned_copy_stays_sparse():
+    import other_students as example
+
+    inputs = keras.Input((8, 8, 1))
+    hidden = keras.layers.Conv2D(8, 5)(inputs)
+    teacher = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(hidden)))
+    student = example.pruned(None, None, teacher)
+    x, y = np.random.default_rng(0).random((16, 8, 8, 1)), np.arange(16) % 2
+    student.compile("sgd", common.cross_entropy())
+    student.fit(x, y, verbose=0)
+    kernel, given = (model.layers[1].get_weights()[0] for model in (student, teacher))
+    assert np.mean(kernel != 0) == 0.05
+    largest = np.abs(given) >= np.quantile(np.abs(given), 0.95)
+    np.testing.assert_array_equal(kernel != 0, largest)
+    assert not np.array_equal(kernel[largest], given[largest]), "these are trained"
+
+
+def test_a_quantised_copy_has_three_levels():
+    import other_students as example
+
+    inputs = keras.Input((4, 4, 3))
+    teacher = keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
+    student = example.quantised(None, None, teacher)
+    kernel = teacher.get_layer("conv").get_weights()[0]
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    rounded = largest * np.round(kernel / largest)
+    teacher.get_layer("conv").set_weights([rounded, np.zeros(2)])
+    x = np.random.default_rng(0).random((2, 4, 4, 3), "float32")
+    np.testing.assert_allclose(common.outputs(student, x), common.outputs(teacher, x), atol=1e-5)
+
+
+def test_profiles_of_images():
+    import other_students as example
+
+    image = np.arange(6, dtype="float32").reshape(1, 2, 3, 1)
+    found = keras.ops.convert_to_numpy(example.Profiles()(image))
+    np.testing.assert_allclose(found, [[1.5, 2.5, 3.5, 1, 4]])
