@@ -271,8 +271,13 @@ def comparable(classes, block):
     """Class numbers ``(n,)`` as a `PairMatrix` compares them; in blocks, it needs floats."""
     if block is None:
         return classes
-    # Ranks are below n, and so exact where the class numbers themselves would not be.
-    return ops.cast(ops.searchsorted(ops.sort(classes), classes), "float32")
+    # Ranks are below n, and so exact where the class numbers themselves would not be. To search for
+    # them would be simpler, but TensorFlow's search compares all pairs under XLA.
+    order = ops.argsort(classes)
+    ordered = ops.take(classes, order)
+    is_new = ops.cast(ops.not_equal(ordered[1:], ordered[:-1]), "float32")
+    ranks = ops.pad(ops.cumsum(is_new), [[1, 0]])
+    return ops.take(ranks, ops.argsort(order))
 
 
 def known_values(x):

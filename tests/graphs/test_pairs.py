@@ -1,5 +1,8 @@
 """Blocks of rows: the same values and gradients as whole matrices, in bounded memory."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import reference
@@ -8,6 +11,7 @@ from backends import FLOAT64
 from keras import ops
 
 from keras_lgg import graphs, losses
+from keras_lgg.graphs.labels import comparable
 from keras_lgg.graphs.numerics import compiled_by_xla
 from keras_lgg.graphs.pairs import PairMatrix, combine, rows_of_block
 
@@ -183,6 +187,36 @@ def test_memory_does_not_grow_with_the_square(loss):
     n = 16_384
     assert program(n) < 0.5 * 4 * n * n  # less than half of a single matrix in float32
     assert program(2 * n) < 2.2 * program(n)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled")
+@pytest.mark.parametrize("name", [name for name in PAIRWISE if name != "target-graph"])
+def test_no_array_of_all_pairs_in_blocks(name):
+    x, t = batches()
+    assert largest_array(lambda x: PAIRWISE[name](x, t, 4), x) < N * N
+    assert largest_array(lambda x: PAIRWISE[name](x, t, None), x) >= N * N
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled")
+def test_no_array_of_all_pairs_for_the_ranks_of_labels():
+    assert largest_array(lambda labels: comparable(labels, 4), LABELS) < N * N
+
+
+def largest_array(function, x):
+    """The most entries of an array in the value's program, as it is given to XLA."""
+    shapes = re.findall(r"\w+\[([\d,]+)\]", program(function, x))
+    return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+
+def program(function, x):
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function).lower(x).as_text("hlo")
+    import tensorflow as tf
+
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+    return compiled.experimental_get_compiler_ir(tf.constant(x))(stage="hlo")
 
 
 class TestErrors:
