@@ -2,7 +2,9 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -25,11 +27,25 @@ from keras import ops
 from progress import Progress
 
 from keras_lgg import comparison, datasets, relative
+from keras_lgg.callbacks import AtomicBackup
 from keras_lgg.files import beside
 
 # Many small networks are traced here; TensorFlow takes them for one that is traced again and again.
 logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
 
+# Options that change none of the trainings.
+ELSEWHERE = [
+    "argv",
+    "data_dir",
+    "jobs",
+    "methods",
+    "note",
+    "output",
+    "progress",
+    "record",
+    "redraw",
+]
+ELSEWHERE += ["resume", "seeds", "subject"]
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
@@ -202,13 +218,46 @@ def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",), callback
     jit_compile = keras.backend.backend() == "jax"
     model.compile(optimizer, loss, metrics=list(metrics), jit_compile=jit_compile)
     keras.utils.set_random_seed(seed)
-    model.fit(
-        data.train,
-        epochs=args.epochs,
-        shuffle=False,  # the pipeline does
-        verbose=0,
-        callbacks=[args.progress.training(label), keras.callbacks.TerminateOnNaN(), *callbacks],
+    callbacks = [args.progress.training(label), keras.callbacks.TerminateOnNaN(), *callbacks]
+    with resumed(model, args, seed, label) as backups:
+        if backups is not None:
+            model.fit(
+                data.train,
+                epochs=args.epochs,
+                shuffle=False,  # the pipeline does
+                verbose=0,
+                callbacks=[*callbacks, *backups],
+            )
+
+
+def add_resume(options):
+    """The option that `resumed` reads, for examples that train for hours."""
+    options.add_argument(
+        "--resume", metavar="FOLDER", help="keep trainings there, and go on where a run was stopped"
     )
+
+
+@contextlib.contextmanager
+def resumed(model, args, seed, label):
+    """Callbacks that let the training go on; ``None`` if it had ended, and the weights are here.
+
+    With --resume, a training is known by the options of the run, its label and its seed.
+    """
+    folder = getattr(args, "resume", None)
+    if not folder:
+        yield []
+        return
+    own = {k: v for k, v in vars(args).items() if k not in ELSEWHERE}
+    key = hashlib.sha256(repr((sorted(own.items()), label, seed)).encode()).hexdigest()[:16]
+    final = pathlib.Path(folder) / f"{key}.weights.h5"
+    if final.exists():
+        model.optimizer.build(model.trainable_variables)  # it is in the file, too
+        model.load_weights(final)
+        yield None
+        return
+    yield [AtomicBackup(final.with_suffix(""))]
+    with beside(final) as unfinished:
+        model.save_weights(unfinished)
 
 
 class WarmCosine(keras.optimizers.schedules.LearningRateSchedule):

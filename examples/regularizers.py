@@ -529,6 +529,7 @@ def parse(argv):
     add("--attacked", type=int, default=500, help="test images for attacks, which cost much")
     add("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     add("--language", default="English", help="of the texts")
+    common.add_resume(options)
     add("--select", action="store_true", help="choose the settings on validation data instead")
     quick = {
         "epochs": 10,

@@ -272,6 +272,7 @@ def parse(argv):
         choices=["cifar10_corrupted", "mnist_corrupted"],
         help="test on this set of TensorFlow Datasets, too; it must be present",
     )
+    common.add_resume(options)
     add("--select", type=float, nargs="*", metavar="WEIGHT", help=SELECT)
     args = common.arguments(options, argv, quick={"epochs": 10, "few": 200})
     args.taps = args.taps or NETWORKS[args.network][1]

@@ -1410,3 +1410,40 @@ def test_profiles_of_images():
     image = np.arange(6, dtype="float32").reshape(1, 2, 3, 1)
     found = keras.ops.convert_to_numpy(example.Profiles()(image))
     np.testing.assert_allclose(found, [[1.5, 2.5, 3.5, 1, 4]])
+
+
+@ON_TENSORFLOW
+def test_a_training_goes_on_where_it_was_stopped(tmp_path):
+    """In the same epoch; and one that had ended is read."""
+
+    def train(*options, epochs_until_it_stops=None):
+        class Stop(keras.callbacks.Callback):
+            seen = 0
+
+            def on_epoch_begin(self, epoch, logs=None):
+                if self.seen == epochs_until_it_stops:
+                    raise KeyboardInterrupt
+                self.seen += 1
+
+        args = robustness.parse(["--quick", "--resume", str(tmp_path), *options])
+        data = common.pipelines(common.load(args), args, 0)
+        keras.utils.set_random_seed(0)
+        network = networks.small_cnn(data.shape, 10, width=2)
+        stop = Stop()
+        options = {"seed": 0, "label": "plain", "callbacks": [stop]}
+        try:
+            common.fit(network, common.cross_entropy(), data, args, **options)
+        except KeyboardInterrupt:
+            return stop.seen, None
+        return stop.seen, network.get_weights()
+
+    import robustness
+
+    assert train("--epochs", "3", epochs_until_it_stops=2) == (2, None)
+    seen, weights = train("--epochs", "3")
+    assert seen == 1
+    seen, again = train("--epochs", "3", "--output", "elsewhere", "--seeds", "5")
+    assert seen == 0
+    for one, other in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert train("--epochs", "2")[0] == 2, "another training"
