@@ -139,10 +139,14 @@ def effects(frame, baseline, metrics, *, are_shares=True):
     return comparison.Comparison(found, measured, list(seeds)).verdict()
 
 
-def by_kind(frame):
-    """Means over the severities of each perturbation, whose metrics are ``"kind, severity"``."""
+def by_kind(frame, *keys):
+    """Means over the severities of each perturbation, whose metrics are ``"kind, severity"``.
+
+    Rows are told apart by variant, seed and ``keys``.
+    """
     kinds = frame.assign(metric=frame["metric"].str.partition(", ")[0])
-    return kinds.groupby(["variant", "metric", "seed"], sort=False, as_index=False)["value"].mean()
+    groups = kinds.groupby([*keys, "variant", "metric", "seed"], sort=False, as_index=False)
+    return groups["value"].mean()
 
 
 def select(args, run_seed, caption, conclude):
@@ -205,13 +209,30 @@ def pipelines(arrays, args, seed):
     return datasets.pipelines(arrays, batch_size=args.batch_size, augment=args.augment, seed=seed)
 
 
-def fit(model, loss, data, args, *, seed, label, metrics=("accuracy",), callbacks=()):
-    """SGD with momentum, or Adam for transformers."""
+def fit(
+    model,
+    loss,
+    data,
+    args,
+    *,
+    seed,
+    label,
+    metrics=("accuracy",),
+    callbacks=(),
+    weight_decay=5e-3,
+    ends_at=0.0,
+):
+    """SGD with momentum, or Adam for transformers.
+
+    ``ends_at`` is the share of the highest learning rate that is left at the end.
+    """
     adam = any(isinstance(x, keras.layers.MultiHeadAttention) for x in model._flatten_layers())
-    schedule = WarmCosine(2e-3 if adam else 0.1, args.epochs * len(data.train))
+    schedule = WarmCosine(2e-3 if adam else 0.1, args.epochs * len(data.train), ends_at)
     # The papers' 5e-4 passes through the momentum, which multiplies it by 1 / (1 - 0.9); Keras
     # takes the decay off the weights beside it. In both it follows the learning rate.
-    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-3)
+    optimizer = keras.optimizers.SGD(
+        schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
     if adam:
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
     # On CPU, convolutions run fastest under TensorFlow without XLA.
@@ -267,17 +288,18 @@ class WarmCosine(keras.optimizers.schedules.LearningRateSchedule):
     rate once for each variable, and TensorFlow takes long to trace, and to run, that many.
     """
 
-    def __init__(self, rate, steps):
+    def __init__(self, rate, steps, ends_at=0.0):
         super().__init__()
-        self.rate, self.steps = rate, steps
+        self.rate, self.steps, self.ends_at = rate, steps, ends_at
 
     def __call__(self, step):
         step, warm = ops.cast(step, "float32"), max(1, self.steps // 10)
         decayed = 0.5 + 0.5 * ops.cos(np.pi * ops.clip((step - warm) / self.steps, 0, 1))
+        decayed = self.ends_at + (1 - self.ends_at) * decayed
         return self.rate * ops.minimum(step / warm, decayed)
 
     def get_config(self):
-        return {"rate": self.rate, "steps": self.steps}
+        return {"rate": self.rate, "steps": self.steps, "ends_at": self.ends_at}
 
 
 def outputs(model, x):

@@ -1447,3 +1447,40 @@ def test_a_training_goes_on_where_it_was_stopped(tmp_path):
     for one, other in zip(weights, again, strict=True):
         np.testing.assert_array_equal(one, other)
     assert train("--epochs", "2")[0] == 2, "another training"
+
+
+@ON_TENSORFLOW
+def test_fragility(run):
+    import fragility as example
+
+    settings = ["base", "GroupNormalization", "a high rate to the end"]
+    values, page, output = run(example, "--width", "2", "--settings", *settings)
+    assert "**Plain training, accuracy in %**" in page
+    assert "**relative, less plain training, points**" in page
+    assert "base: relative against plain: clean " in output
+    frame = values.reset_index()
+    slopes = frame.loc[frame["metric"] == example.SLOPE, "value"]
+    assert len(slopes) == 6
+    assert (slopes > 0).all()
+
+
+@ON_TENSORFLOW
+def test_the_slope_of_a_margin():
+    """Of a linear network: the difference of the weights of two classes."""
+    import fragility as example
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    weights = np.array([[1.0, 0.0, 4.0], [0.0, 2.0, 4.0]])
+    model.set_weights([weights, np.array([0.0, 0.0, -100.0])])
+    images, labels = np.tile([[3.0, 1.0]], (10, 1)).astype("float32"), np.zeros(10, int)
+    margin, slope = example.margins(model, images, labels)
+    np.testing.assert_allclose(margin, 3 - 2, rtol=1e-5)
+    np.testing.assert_allclose(slope, np.sqrt(1 + 4), rtol=1e-5)
+
+
+def test_a_rate_that_does_not_end_at_0():
+    rates = [
+        float(common.WarmCosine(0.1, 100, ends_at)(s)) for ends_at in (0, 0.3) for s in (10, 110)
+    ]
+    np.testing.assert_allclose(rates, [0.1, 0, 0.1, 0.03], atol=1e-6)
