@@ -1254,18 +1254,19 @@ def test_distillation_beside_what_others_distil_by(run):
 def test_imperfect_labels(run):
     import imperfect_labels as example
 
-    options = ["--cases", *example.CASES, "--methods", *example.METHODS, "--epochs", "4"]
+    cases = ["open classes", "few labels"]  # wrong labels have a test of their own
+    options = ["--cases", *cases, "--methods", *example.METHODS, "--epochs", "4"]
     values, page, output = run(example, *options)
-    for case in example.CASES:
+    for case in cases:
         assert f"**{case}, the test split, in %**" in page
         assert f"{case}: graph smoothness against cross-entropy: " in output
     retrieved = values.xs("open classes: MAP@R", level="metric")
     assert retrieved["pixels"] > 40
     assert retrieved.median() > 40
-    for case in ("20 % wrong", "40 % wrong", "few labels"):
-        assert values.xs(f"{case}: 10-NN", level="metric").median() > 60
-    assert "pseudo-labels" in values.xs("few labels: 10-NN", level="metric")
-    assert "pseudo-labels" not in values.xs("20 % wrong: 10-NN", level="metric")
+    few = values.xs("few labels: 10-NN", level="metric")
+    assert few.median() > 60
+    assert "pseudo-labels" in few
+    assert "pseudo-labels" not in retrieved
 
 
 @ON_TENSORFLOW
@@ -1453,14 +1454,14 @@ def test_a_training_goes_on_where_it_was_stopped(tmp_path):
 def test_fragility(run):
     import fragility as example
 
-    settings = ["base", "GroupNormalization", "a high rate to the end"]
+    settings = ["base", "GroupNormalization"]
     values, page, output = run(example, "--width", "2", "--settings", *settings)
     assert "**Plain training, accuracy in %**" in page
     assert "**relative, less plain training, points**" in page
     assert "base: relative against plain: clean " in output
     frame = values.reset_index()
     slopes = frame.loc[frame["metric"] == example.SLOPE, "value"]
-    assert len(slopes) == 6
+    assert len(slopes) == 4
     assert (slopes > 0).all()
 
 
