@@ -518,7 +518,25 @@ def draw(args, frame):
 OTHERS = ("noise on the inputs", "label smoothing", "mixup", "dropout", "Parseval", "SAM")
 OURS = [method.setup for name, method in METHODS.items() if name not in OTHERS]
 # By --select, recorded in docs/results/records/robustness.md; else the third of the settings.
-CHOSEN: dict[str, dict[str, float]] = {}
+CHOSEN: dict[str, dict[str, float]] = {
+    "digits": {
+        "noise on the inputs": 0.4,
+        "label smoothing": 0.05,
+        "mixup": 0.2,
+        "dropout": 0.5,
+        "Parseval": 3e-3,
+        "SAM": 0.2,
+        "smoothness variation": 1e-6,
+        "the same, late": 3e-5,
+        "the same, balanced": 0.1,
+        "relative": 3.0,
+        "relative, k-NN": 1.0,
+        "even smoothness": 3.0,
+        "graph variation": 1.0,
+        "graph variation, margin": 1.0,
+        "noisy twins": 1.0,
+    },
+}
 
 
 def parse(argv):
