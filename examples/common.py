@@ -34,18 +34,9 @@ from keras_lgg.files import beside
 logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
 
 # Options that change none of the trainings.
-ELSEWHERE = [
-    "argv",
-    "data_dir",
-    "jobs",
-    "methods",
-    "note",
-    "output",
-    "progress",
-    "record",
-    "redraw",
-]
-ELSEWHERE += ["resume", "seeds", "subject"]
+ELSEWHERE = {"argv", "data_dir", "jobs", "methods", "note", "output", "progress", "record"}
+ELSEWHERE |= {"redraw", "resume", "seeds", "subject"}
+SELECTION_SEEDS = 100  # the first of those that settings are chosen with
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
@@ -137,6 +128,15 @@ def effects(frame, baseline, metrics, *, are_shares=True):
     found = {v: {name: values.loc[v, m].to_numpy() for m, name in names.items()} for v in variants}
     seeds = values.columns.get_level_values("seed").unique()
     return comparison.Comparison(found, measured, list(seeds)).verdict()
+
+
+def effects_by_case(cases, baseline, metrics):
+    """`effects` of each case, a pair of its name and its frame; lines begin with the name."""
+    return "\n".join(
+        f"{name}: {line}"
+        for name, frame in cases
+        for line in effects(frame, baseline, metrics).splitlines()
+    )
 
 
 def by_kind(frame, *keys):
@@ -499,6 +499,13 @@ def arguments(options, argv, *, quick, small="digits"):
         args = options.parse_args(argv)
     args.argv, args.progress = argv, Progress()
     args.subject = [args.data]  # of the titles; what else tells two records apart is added to it
+    return args
+
+
+def apart_from_reported(args):
+    """With --select, seeds that no table reports, unless others are asked for."""
+    if args.select and args.seed == 0:
+        args.seed = SELECTION_SEEDS
     return args
 
 

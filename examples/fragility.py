@@ -22,7 +22,7 @@ import common
 import keras
 import networks
 import numpy as np
-from robustness import LEVELS, RATES, accuracies
+from robustness import RATES, accuracies, levels
 
 import keras_lgg as lgg
 from keras_lgg import losses, robustness
@@ -37,11 +37,11 @@ SLOPE, DISTANCE = "margin: slope of the margin", "margin: distance to the next c
 
 
 class Setting(NamedTuple):
-    """What is changed against the base; ``None`` is what the options say."""
+    """What is changed against the base; the first three multiply what the options say."""
 
-    width: int | None = None
-    epochs: float = 1.0  # times those of the options
-    images: float = 1.0  # likewise
+    width: int = 1
+    epochs: float = 1.0
+    images: float = 1.0
     augment: tuple[str, ...] = ()
     weight_decay: float = 5e-3
     rate_ends_at: float = 0.0  # share of the highest learning rate
@@ -82,7 +82,7 @@ def options_of(args, setting):
     own = dict(vars(args), augment=list(setting.augment), setting=setting)
     own["epochs"] = max(1, round(args.epochs * setting.epochs))
     own["few"] = round(args.few * setting.images)
-    own["width"] = args.width * (setting.width or 1)
+    own["width"] = args.width * setting.width
     return argparse.Namespace(**own)
 
 
@@ -100,7 +100,7 @@ def build(args, data):
 
 
 def train(args, arrays, method, seed, label):
-    """The trained network from pixels in [0, 1], and the label smoothness of its layers."""
+    """The trained network, from pixels in [0, 1]."""
     data = common.pipelines(arrays, args, seed)
     keras.utils.set_random_seed(seed)
     model = network = build(args, data)
@@ -164,15 +164,15 @@ def run_seed(args, seed):
 def test(args, models, arrays, seed):
     """Accuracies in %, margins, and smoothness along the depth, on the validation split."""
     images, labels = arrays.validation
-    levels = LEVELS.get(args.data, LEVELS["cifar10"])
+    strengths = levels(args)
     layer = next(iter(models.values())).layers[-1].name
     faults = [
-        robustness.GaussianNoise(snr=levels["snr"]),
+        robustness.GaussianNoise(snr=strengths["snr"]),
         robustness.DroppedUnits([f"{layer}/{unit}" for unit in UNITS], rates=RATES),
         robustness.QuantizedWeights(bits=BITS),
     ]
     some = images[: args.attacked], labels[: args.attacked]
-    attack = [robustness.PGD(norm="linf", epsilons=levels["epsilons"])]
+    attack = [robustness.PGD(norm="linf", epsilons=strengths["epsilons"])]
     tables = [
         robustness.evaluate(models, (images, labels), faults, seed=seed, progress=False),
         robustness.evaluate(models, some, attack, seed=seed, progress=False).query(
@@ -213,13 +213,8 @@ def tables(args, frame):
 
 
 def verdict(args, frame):
-    """Of each penalty: the settings in which it gains under noise, at a point of clean accuracy."""
-    accuracy = common.by_kind(frame, "setting")
-    lines = []
-    for name, own in accuracy.groupby("setting", sort=False):
-        said = common.effects(own, PLAIN, {"clean": "max", "Gaussian noise": "max"})
-        lines += [f"{name}: {line}" for line in said.splitlines()]
-    return "\n".join(lines)
+    settings = common.by_kind(frame, "setting").groupby("setting", sort=False)
+    return common.effects_by_case(settings, PLAIN, {"clean": "max", "Gaussian noise": "max"})
 
 
 def draw(args, frame):

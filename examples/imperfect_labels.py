@@ -37,7 +37,6 @@ from keras_lgg import losses, retrieval
 UNKNOWN = -1  # in place of a label
 KEPT_OUT = 3  # classes
 LABELLED = 10  # images of each class
-CONFIDENCE = 0.95  # of a pseudo-label
 NAME = "embedder"
 PLAIN, PIXELS = "cross-entropy", "pixels"
 
@@ -89,24 +88,21 @@ class Method(NamedTuple):
     for_unlabelled: bool = False
 
 
-def beside(loss, **options):
-    """Cross-entropy with a penalty on the embedding; the setting multiplies its default weight."""
+def beside(loss, taps=NAME):
+    """Cross-entropy with a penalty; the setting multiplies its default weight."""
 
     def setup(classes, multiple):
         made = loss(classes)
         weight = multiple * made.default_weight(BATCH)
-        return Setup(penalties=(lgg.Penalty(made, NAME, weight=weight, name="penalty"),), **options)
+        return Setup(penalties=(lgg.Penalty(made, taps, weight=weight, name="penalty"),))
 
     return setup
 
 
-def smoothness_on_layers(classes, multiple):
-    loss = losses.SmoothnessVariation(
+def relative_smoothness(classes):
+    return losses.SmoothnessVariation(
         power=2, num_classes=classes, relative=True, ignore_class=UNKNOWN
     )
-    taps = [f"{NAME}/small_cnn/{stage}" for stage in networks.STAGES]
-    weight = multiple * loss.default_weight(BATCH)
-    return Setup(penalties=(lgg.Penalty(loss, taps, weight=weight, name="penalty"),))
 
 
 def twins(_, weight):
@@ -120,12 +116,13 @@ def graph_smoothness(alpha):
     )
 
 
-def target_graph(classes, **options):
-    return losses.TargetGraph(num_classes=classes, ignore_class=UNKNOWN, **options)
+def target_graph(classes):
+    return losses.TargetGraph(num_classes=classes, ignore_class=UNKNOWN)
 
 
 BATCH = 100
 MULTIPLES = (0.1, 1.0, 10.0, 100.0)
+LAYERS = [f"{NAME}/small_cnn/{stage}" for stage in networks.STAGES]
 METHODS = {
     PLAIN: Method(lambda *_: Setup(), (0.0,)),
     "label smoothing": Method(lambda _, share: Setup(smoothing=share), (0.1, 0.2, 0.4, 0.6)),
@@ -152,7 +149,7 @@ METHODS = {
     ),
     "cross-entropy + graph smoothness": Method(beside(lambda _: graph_smoothness(1.0)), MULTIPLES),
     "cross-entropy + target graph": Method(beside(target_graph), MULTIPLES),
-    "cross-entropy + smooth layers": Method(smoothness_on_layers, MULTIPLES),
+    "cross-entropy + smooth layers": Method(beside(relative_smoothness, LAYERS), MULTIPLES),
     "cross-entropy + noisy twins": Method(twins, (1.0, 3.0, 10.0, 30.0), for_unlabelled=True),
 }
 
@@ -170,16 +167,20 @@ class Case(NamedTuple):
 
 def without_some_classes(arrays, rng):
     """Of the held-out splits, only the classes that are kept out of the training."""
-    hidden = rng.permutation(arrays.classes)[:KEPT_OUT]
-
-    def part(split, is_hidden):
-        images, labels = getattr(arrays, split)
-        chosen = np.isin(labels, hidden) == is_hidden
-        return images[chosen], labels[chosen]
-
+    classes = rng.permutation(arrays.classes)
+    hidden, shown = classes[:KEPT_OUT], classes[KEPT_OUT:]
     return arrays._replace(
-        train=part("train", False), validation=part("validation", True), test=part("test", True)
+        train=of_classes(arrays.train, shown),
+        validation=of_classes(arrays.validation, hidden),
+        test=of_classes(arrays.test, hidden),
     )
+
+
+def of_classes(split, classes):
+    """The images and labels of a split that are of these classes."""
+    images, labels = split
+    chosen = np.isin(labels, classes)
+    return images[chosen], labels[chosen]
 
 
 def with_wrong_labels(share):
@@ -368,14 +369,17 @@ def tables(args, frame):
 
 
 def verdict(args, frame):
-    lines = []
-    for case in args.cases:
-        own = frame[frame["metric"].str.startswith(f"{case}: ")]
-        own = own.assign(metric=own["metric"].str.partition(": ")[2])
-        best = dict.fromkeys(dict.fromkeys(own["metric"]), "max")
-        best.pop("its own layer", None)  # some have none
-        lines += [f"{case}: {line}" for line in common.effects(own, PLAIN, best).splitlines()]
-    return "\n".join(lines)
+    """Of what all methods have, which is not a layer of their own."""
+    parts = frame["metric"].str.partition(": ")
+    groups = frame.assign(metric=parts[2]).groupby(parts[0], sort=False)
+    return "\n".join(
+        common.effects_by_case([group], PLAIN, dict.fromkeys(measures(group[0]), "max"))
+        for group in groups
+    )
+
+
+def measures(case):
+    return ["recall@1", "MAP@R"] if CASES[case].is_open else ["10-NN"]
 
 
 def draw(args, frame):
@@ -383,7 +387,7 @@ def draw(args, frame):
     colors = {name: common.VERMILION if name in OTHERS else common.BLUE for name in names}
     panels = {}
     for case in args.cases:
-        metric = "MAP@R" if CASES[case].is_open else "10-NN"
+        metric = measures(case)[-1]
         panels[f"{case}: {metric}"] = f"{case},\n{metric} in %"
     return common.draw_methods(frame, panels, colors)
 
@@ -413,9 +417,7 @@ def parse(argv):
         "methods": [PLAIN, "supervised contrastive", "graph smoothness"],
     }
     args = common.arguments(options, argv, quick=quick)
-    if args.select and args.seed == 0:
-        args.seed = regularizers.SELECTION_SEEDS
-    return args
+    return common.apart_from_reported(args)
 
 
 def main(argv=None):

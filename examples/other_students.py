@@ -27,8 +27,7 @@ import imperfect_labels
 import keras
 import networks
 import numpy as np
-import regularizers
-from distillation_losses import AttentionTransfer
+from distillation_losses import AttentionTransfer, divergence
 from keras import layers, ops
 
 import keras_lgg as lgg
@@ -150,7 +149,7 @@ class OfSecondHead(losses.GeometryLoss):
     def call(self, y_true, y_pred):
         given = y_pred[:, -y_true.shape[-1] :]
         wanted, given = (ops.log_softmax(x / TEMPERATURE) for x in (y_true, given))
-        return TEMPERATURE**2 * ops.sum(ops.exp(wanted) * (wanted - given), axis=1)
+        return TEMPERATURE**2 * divergence(wanted, given)
 
 
 def on_layers(loss):
@@ -214,7 +213,7 @@ def run_seed(args, seed):
         teacher = teachers[case.is_split]
         given = imperfect_labels.with_few_labels(own, np.random.default_rng(seed))
         data = common.pipelines(given, args, seed)
-        held_out = images, labels = getattr(own, split)
+        held_out = getattr(own, split)
         if not case.is_split:
             rows.append(row(name, TEACHER, accuracy(data, teacher, *held_out)))
         for label, weights in candidates(args, name).items():
@@ -223,22 +222,18 @@ def run_seed(args, seed):
             penalties = [METHODS[method][0](teacher, student, w) for method, w in weights.items()]
             options = {"teacher": teacher, "penalties": penalties}
             train(args, given, student, seed, f"{name}, {label}", **options)
-            rows.append(row(name, label, accuracy(data, student, images, labels)))
+            rows.append(row(name, label, accuracy(data, student, *held_out)))
     return rows
 
 
 def halves(arrays, seed):
     """The same, of the classes of the student; and of those of the teacher."""
     classes = np.random.default_rng(seed).permutation(arrays.classes)
-    of_student = classes[: arrays.classes // 2]
-
-    def part(split, is_student):
-        images, labels = getattr(arrays, split)
-        chosen = np.isin(labels, of_student) == is_student
-        return images[chosen], labels[chosen]
-
-    splits = ("train", "validation", "test")
-    return [arrays._replace(**{s: part(s, whose) for s in splits}) for whose in (True, False)]
+    middle, splits = arrays.classes // 2, ("train", "validation", "test")
+    return [
+        arrays._replace(**{s: imperfect_labels.of_classes(getattr(arrays, s), own) for s in splits})
+        for own in (classes[:middle], classes[middle:])
+    ]
 
 
 def accuracy(data, network, images, labels):
@@ -282,12 +277,10 @@ def tables(args, frame):
 
 
 def verdict(args, frame):
-    lines = []
-    for metric, own in frame[frame["variant"] != TEACHER].groupby("metric", sort=False):
-        case = metric.partition(": ")[0]
-        said = common.effects(own.assign(metric="accuracy"), ALONE, {"accuracy": "max"})
-        lines += [f"{case}: {line}" for line in said.splitlines()]
-    return "\n".join(lines)
+    students = frame[frame["variant"] != TEACHER]
+    cases = students["metric"].str.partition(": ")[0]
+    groups = students.assign(metric="accuracy").groupby(cases, sort=False)
+    return common.effects_by_case(groups, ALONE, {"accuracy": "max"})
 
 
 def draw(args, frame):
@@ -310,9 +303,7 @@ def parse(argv):
     add("--select", action="store_true", help="choose the weights on validation data instead")
     quick = {"cases": ["other classes", "pruned"]}
     args = common.arguments(options, argv, quick=quick)
-    if args.select and args.seed == 0:
-        args.seed = regularizers.SELECTION_SEEDS
-    return args
+    return common.apart_from_reported(args)
 
 
 def main(argv=None):

@@ -29,12 +29,11 @@ import numpy as np
 import text_classifiers
 import text_training
 from keras import ops
-from robustness import LEVELS, RATES, accuracies
+from robustness import RATES, accuracies, levels
 
 import keras_lgg as lgg
 from keras_lgg import graphs, losses, robustness
 
-SELECTION_SEEDS = 100  # the first of those of --select
 TEXTS = ("halves", "trec")
 DEPTH = 3  # blocks of the transformer
 NEIGHBOURS = 10  # of graphs of nearest neighbours
@@ -348,15 +347,15 @@ class Images:
         models = {v: common.deployable(self.data, network) for v, network in networks_of.items()}
         first = next(iter(models.values()))
         units = [f"{first.layers[-1].name}/{stage}" for stage in self.taps]
-        levels = LEVELS.get(self.args.data, LEVELS["cifar10"])
+        strengths = levels(self.args)
         faults = [
-            robustness.GaussianNoise(snr=levels["snr"]),
+            robustness.GaussianNoise(snr=strengths["snr"]),
             robustness.DroppedUnits(units, rates=RATES),
         ]
         images, labels = getattr(self.arrays, split)
         tables = [robustness.evaluate(models, (images, labels), faults, seed=seed, progress=False)]
         if split == "test":
-            attack = [robustness.PGD(norm="linf", epsilons=levels["epsilons"])]
+            attack = [robustness.PGD(norm="linf", epsilons=strengths["epsilons"])]
             few = images[: self.args.attacked], labels[: self.args.attacked]
             found = robustness.evaluate(models, few, attack, seed=seed, progress=False)
             tables.append(found.query("perturbation != 'clean'"))
@@ -555,9 +554,7 @@ def parse(argv):
         "methods": ["plain", "noise on the inputs", "relative", "noisy twins"],
     }
     args = common.arguments(options, argv, quick=quick)
-    if args.select and args.seed == 0:
-        args.seed = SELECTION_SEEDS
-    return args
+    return common.apart_from_reported(args)
 
 
 def main(argv=None):
